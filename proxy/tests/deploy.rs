@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "deploy/dashboards.rs"]
+mod dashboards;
 #[path = "deploy/template.rs"]
 mod template;
 
@@ -263,7 +265,7 @@ fn the_configuration_is_one_that_the_agent_takes() {
 fn chart() -> Chart {
     let root = deploy().join("helm/portreeve");
     let mut files = BTreeMap::new();
-    for directory in ["", "templates", "dashboards"] {
+    for directory in ["", "templates", "dashboards", "rules"] {
         for entry in fs::read_dir(root.join(directory)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
@@ -436,9 +438,17 @@ fn settings_of_the_agent() -> Vec<(Value, IsFound)> {
         ),
         (json!({"metrics": {"dashboards": {"enabled": true}}}), |it| {
             let map = &it["ConfigMap/portreeve-dashboards"];
-            let dashboard = map["data"]["portreeve.json"].as_str().unwrap();
+            let is_dashboard = |file: &&str| {
+                let dashboard = serde_json::from_str::<Value>(map["data"][file].as_str().unwrap());
+                dashboard.is_ok_and(|dashboard| dashboard["panels"].is_array())
+            };
             map["metadata"]["labels"]["grafana_dashboard"] == "1"
-                && serde_json::from_str::<Value>(dashboard).is_ok()
+                && ["portreeve.json", "portreeve-services.json"].iter().all(is_dashboard)
+        }),
+        (json!({"metrics": {"rules": {"enabled": true, "labels": {"release": "x"}}}}), |it| {
+            let rule = &it["PrometheusRule/portreeve"];
+            rule["metadata"]["labels"]["release"] == "x"
+                && rule["spec"]["groups"][0]["rules"].as_array().is_some_and(|rules| rules.len() > 3)
         }),
         (json!({"logLevel": "debug"}), |it| args(it).iter().filter(|arg| **arg == "--verbose").count() == 1),
         (json!({"logLevel": "trace", "logFormat": "json"}), |it| {
@@ -605,6 +615,7 @@ fn check_release(objects: &BTreeMap<String, Value>, values: &Value) {
             "DaemonSet" => drop(typed::<DaemonSet>(&one, kind)),
             "Service" => drop(typed::<Service>(&one, kind)),
             "ServiceMonitor" => check_service_monitor(object, objects),
+            "PrometheusRule" => check_rules(object),
             other => panic!("{other} has no type here"),
         }
     }
@@ -625,6 +636,15 @@ fn check_release(objects: &BTreeMap<String, Value>, values: &Value) {
     let mounts = main[0].volume_mounts.iter().flatten().map(|mount| mount.name.clone());
     assert_eq!(volumes, mounts.collect(), "{values}");
     check_ports(objects, &main[0]);
+}
+
+/// Every alert has its text, and nothing else than the operator's fields.
+fn check_rules(object: &Value) {
+    for rule in object["spec"]["groups"][0]["rules"].as_array().unwrap() {
+        let fields: BTreeSet<&str> = rule.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(fields, ["alert", "annotations", "expr", "for", "labels"].into());
+        assert!(rule["annotations"]["summary"].is_string() && rule["annotations"]["description"].is_string());
+    }
 }
 
 /// The ports of the Services are addresses that the agent listens at, not only on loopback.
@@ -755,26 +775,75 @@ fn the_notes_are_rendered() {
     );
 }
 
-/// Every metric of the dashboard exists.
+/// `UPDATE_EXPECT=1 cargo test -p proxy --test deploy dashboard` writes the dashboard of Services.
 #[test]
-fn the_dashboard_asks_for_metrics_of_the_agent() {
-    let known = fs::read_to_string(deploy().join("../docs/metrics.md")).unwrap();
-    let dashboard: Value = serde_json::from_str(&chart().files["dashboards/portreeve.json"]).unwrap();
-    let mut asked = 0;
-    for panel in dashboard["panels"].as_array().unwrap() {
-        for target in panel["targets"].as_array().unwrap() {
-            let expression = target["expr"].as_str().unwrap();
-            let words =
-                expression.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
-            let prefixes = ["portreeve_", "kubeproxy_", "rest_client_", "process_"];
-            for word in words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))) {
-                let name = word.strip_suffix("_bucket").unwrap_or(word);
-                assert!(known.contains(&format!("| `{name}` |")), "{word} in {}", panel["title"]);
-                asked += 1;
-            }
+fn the_dashboard_of_services_is_made_from_its_panels() {
+    let directory = deploy().join("helm/portreeve/dashboards").canonicalize().unwrap();
+    let text = serde_json::to_string_pretty(&dashboards::services()).unwrap() + "\n";
+    expect_file![directory.join("portreeve-services.json")].assert_eq(&text);
+}
+
+/// Every metric of the dashboards and rules exists, with the labels that they group or select by.
+#[test]
+fn dashboards_and_rules_ask_for_metrics_of_the_agent() {
+    let files = chart().files;
+    let mut expressions = Vec::new();
+    for file in ["dashboards/portreeve.json", "dashboards/portreeve-services.json"] {
+        let dashboard: Value = serde_json::from_str(&files[file]).unwrap();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let targets = panel["targets"].as_array().unwrap().iter();
+            expressions.extend(targets.map(|target| target["expr"].as_str().unwrap().to_owned()));
         }
     }
-    assert!(asked > 10, "{asked}");
+    let rules: Value = serde_saphyr::from_str(&files["rules/portreeve.yaml"]).unwrap();
+    let rules = rules["groups"][0]["rules"].as_array().unwrap().iter();
+    expressions.extend(rules.map(|rule| rule["expr"].as_str().unwrap().to_owned()));
+    let asked: usize = expressions.iter().map(|expression| metrics_in(expression)).sum();
+    assert!(asked > 25, "{asked}");
+}
+
+/// The number of metrics in an expression, all of which docs/metrics.md has, with every label that is selected.
+fn metrics_in(expression: &str) -> usize {
+    let known = fs::read_to_string(deploy().join("../docs/metrics.md")).unwrap();
+    let line_of = |name: &str| known.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+    let is_of_a_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let prefixes = ["portreeve_", "kubeproxy_", "rest_client_", "process_"];
+    let mut asked = 0;
+    for (at, _) in expression.match_indices(|_: char| true) {
+        let starts = !expression[..at].ends_with(is_of_a_word);
+        let rest = &expression[at..];
+        if !starts || !prefixes.iter().any(|prefix| rest.starts_with(prefix)) {
+            continue;
+        }
+        let (word, behind) = rest.split_at(rest.find(|c| !is_of_a_word(c)).unwrap_or(rest.len()));
+        let suffixes = ["_bucket", "_sum", "_count"];
+        let base = suffixes.iter().find_map(|suffix| word.strip_suffix(suffix));
+        let line = line_of(word).or_else(|| line_of(base?));
+        let line = line.unwrap_or_else(|| panic!("{word} is not served: {expression}"));
+        asked += 1;
+        let selected = behind.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        for label in selected.into_iter().flat_map(|(labels, _)| labels.split(',')) {
+            let label = label.split(['=', '!']).next().unwrap();
+            assert!(label == "job" || line.contains(&format!("`{label}`")), "{label} of {word}: {line}");
+        }
+    }
+    asked
+}
+
+/// With Prometheus' own tool, if `PROMTOOL` names it: the rules are valid and fire when they should.
+#[test]
+fn promtool_accepts_the_rules() {
+    let Some(promtool) = std::env::var_os("PROMTOOL") else {
+        eprintln!("not run: PROMTOOL names no promtool");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("portreeve.yaml"), &chart().files["rules/portreeve.yaml"]).unwrap();
+    fs::write(directory.path().join("test.yaml"), include_str!("../testdata/rules-test.yaml")).unwrap();
+    for arguments in [["check", "rules", "portreeve.yaml"], ["test", "rules", "test.yaml"]] {
+        let output = Command::new(&promtool).args(arguments).current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 /// `deploy/helm/portreeve/README.md` is generated from values.yaml.
