@@ -20,6 +20,6 @@ pub fn add_u32(word: *mut u32, more: u32) {
 #[inline(always)]
 pub fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
     use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
-    // SAFETY: callers pass aligned words in the memory of array maps, which lives as long as the program.
+    // SAFETY: callers pass aligned words in the memory of maps that lives as long as the program runs.
     unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, old, new).0 }
 }

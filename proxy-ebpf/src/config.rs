@@ -62,6 +62,19 @@ pub fn socket_error_queue() -> u32 {
     unsafe { read_volatile(&raw const CONFIG.socket_error_queue) }
 }
 
+/// Offsets of `bytes_acked`, `bytes_received` and `total_retrans` in `struct tcp_sock`; all 0 if they are unknown.
+#[inline(always)]
+pub fn tcp_totals() -> [u32; 3] {
+    // SAFETY: as in `flags`.
+    unsafe {
+        [
+            read_volatile(&raw const CONFIG.tcp_sent),
+            read_volatile(&raw const CONFIG.tcp_received),
+            read_volatile(&raw const CONFIG.tcp_retransmissions),
+        ]
+    }
+}
+
 /// First and last port for masqueraded flows, both included.
 #[inline(always)]
 pub fn masquerade_ports() -> (u16, u16) {

@@ -6,6 +6,7 @@ mod link_layer;
 mod loopback;
 mod programs;
 mod sock_ops;
+mod socket_iterator;
 mod stage;
 mod tc;
 mod xdp;

@@ -87,13 +87,11 @@ pub struct Counters {
     backend: Option<*mut BackendConnections>,
 }
 
-/// A connection at its end.
-pub struct Closed {
+/// What a connection has carried since it was counted last.
+pub struct Carried {
     pub sent: u64,
     pub received: u64,
-    pub retransmissions: u32,
-    /// Microseconds; 0 if it is unknown.
-    pub round_trip: u32,
+    pub retransmissions: u64,
 }
 
 impl Counters {
@@ -162,20 +160,40 @@ impl Counters {
         }
     }
 
-    /// Counts the end of an opened connection.
+    /// Counts what a connection has carried.
     #[inline(always)]
-    pub fn closed(&self, end: &Closed) {
+    pub fn carried(&self, more: &Carried) {
+        if let Some(stats) = self.service {
+            // SAFETY: as in `opened`.
+            unsafe {
+                add_u64(&raw mut (*stats).sent, more.sent);
+                add_u64(&raw mut (*stats).received, more.received);
+                if more.retransmissions != 0 {
+                    add_u64(&raw mut (*stats).retransmissions, more.retransmissions);
+                }
+            }
+        }
+        if let Some(stats) = self.backend {
+            // SAFETY: as in `opened`.
+            unsafe {
+                add_u64(&raw mut (*stats).sent, more.sent);
+                add_u64(&raw mut (*stats).received, more.received);
+                if more.retransmissions != 0 {
+                    add_u32(&raw mut (*stats).retransmissions, more.retransmissions as u32);
+                }
+            }
+        }
+    }
+
+    /// Counts the end of an opened connection. `round_trip` is in microseconds; 0 if it is unknown.
+    #[inline(always)]
+    pub fn closed(&self, round_trip: u32) {
         if let Some(stats) = self.service {
             // SAFETY: as in `opened`.
             unsafe {
                 add_u64(&raw mut (*stats).closed, 1);
-                add_u64(&raw mut (*stats).sent, end.sent);
-                add_u64(&raw mut (*stats).received, end.received);
-                if end.retransmissions != 0 {
-                    add_u64(&raw mut (*stats).retransmissions, end.retransmissions.into());
-                }
-                if end.round_trip != 0 {
-                    add_u64(&raw mut (*stats).round_trips, end.round_trip.into());
+                if round_trip != 0 {
+                    add_u64(&raw mut (*stats).round_trips, round_trip.into());
                     add_u64(&raw mut (*stats).round_trip_samples, 1);
                 }
             }
@@ -184,15 +202,10 @@ impl Counters {
             // SAFETY: as in `opened`. Two connections that close at once may lose one sample of the round-trip time.
             unsafe {
                 add_u64(&raw mut (*stats).closed, 1);
-                add_u64(&raw mut (*stats).sent, end.sent);
-                add_u64(&raw mut (*stats).received, end.received);
-                if end.retransmissions != 0 {
-                    add_u32(&raw mut (*stats).retransmissions, end.retransmissions);
-                }
-                if end.round_trip != 0 {
+                if round_trip != 0 {
                     let before = (&raw const (*stats).round_trip).read_volatile();
                     (&raw mut (*stats).round_trip)
-                        .write_volatile(BackendConnections::smoothed(before, end.round_trip));
+                        .write_volatile(BackendConnections::smoothed(before, round_trip));
                 }
             }
         }

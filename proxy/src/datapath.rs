@@ -14,10 +14,10 @@ mod sizes;
 
 pub use attach::{
     AdoptError, AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError,
-    NameServerError, ProgramListing, ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass,
-    XdpAttachMode, XdpAttachment, XdpError, XdpHooks, XdpPass, adopt_flows, attach, detach_devices,
-    detach_xdp, forward_logs, load, load_object, load_with_sizes, local_pod_networks, name_server_is_alive,
-    object, primary_addresses, programs_at, repair, select_devices, start_sweeper,
+    NameServerError, ProgramListing, ProgramRun, Programs, SocketReader, SuccessorHeartbeat, SweeperError,
+    TcError, TcPass, XdpAttachMode, XdpAttachment, XdpError, XdpHooks, XdpPass, adopt_flows, attach,
+    detach_devices, detach_xdp, forward_logs, load, load_object, load_with_sizes, local_pod_networks,
+    name_server_is_alive, object, primary_addresses, programs_at, repair, select_devices, start_sweeper,
 };
 pub use kernel::{
     CgroupScope, EnvironmentError, Jiffies, NetlinkError, Network, NetworkListing, Routes, cgroup_root,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env, time::Duration};
 use anyhow::{Result, ensure};
 use proxy::datapath::{Busy, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
 use proxy_ebpf::abi::{
-    ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
+    ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
 };
 use tests::{ledger::Ledger, leftovers::unique_name, mounts::PinDir};
 
@@ -47,7 +47,7 @@ fn every_program_loads_and_is_small_enough() {
     let in_table: Vec<_> = PROGRAMS
         .into_iter()
         .chain(at_devices)
-        .chain([SOCK_OPS, XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
+        .chain([READ_SOCKETS, SOCK_OPS, XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
         .collect();
     let named: BTreeSet<_> = in_table.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(programs.names().0, named, "the object's programs and the table's");

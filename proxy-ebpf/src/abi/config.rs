@@ -25,8 +25,13 @@ pub struct Config {
     pub socket_error: u32,
     /// Offset of the length of `sk_error_queue` in `struct sock`; 0: unknown.
     pub socket_error_queue: u32,
+    /// Offsets of `bytes_acked`, `bytes_received` and `total_retrans` in `struct tcp_sock`; all 0: unknown.
+    pub tcp_sent: u32,
+    pub tcp_received: u32,
+    pub tcp_retransmissions: u32,
+    pub zero: u32,
 }
-map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8 + 4 + 4);
+map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8 + 6 * 4);
 
 impl Config {
     /// The configuration of a program that is loaded without the agent's values.
@@ -43,6 +48,10 @@ impl Config {
         jiffies_origin: 0,
         socket_error: 0,
         socket_error_queue: 0,
+        tcp_sent: 0,
+        tcp_received: 0,
+        tcp_retransmissions: 0,
+        zero: 0,
     };
 }
 

@@ -22,8 +22,12 @@ pub struct TcpSocket {
     /// 1 if the backend is in `BACKENDS_V6`, 0 if in `BACKENDS_V4`.
     pub is_v6: u32,
     pub zero: u32,
+    /// What the counters have of the open connection: bytes, and segments that were sent again.
+    pub sent: u64,
+    pub received: u64,
+    pub retransmissions: u64,
 }
-map_type!(TcpSocket, 48 + 8 + 8 + 4 + 4 + 4 + 4);
+map_type!(TcpSocket, 48 + 8 + 8 + 4 + 4 + 4 + 4 + 3 * 8);
 
 /// What was counted of a socket. Each connection is counted as open and as closed once, whatever its socket does later.
 pub struct SocketStage;
@@ -129,7 +133,8 @@ pub struct Traffic {
 }
 map_type!(Traffic, 8 + 8);
 
-/// Value of `SERVICE_CONNECTIONS`: of a service port. Bytes, retransmissions and round-trip times are those of closed connections.
+/// Value of `SERVICE_CONNECTIONS`: of a service port. Bytes and retransmissions are those of closed connections, and of open ones as of
+/// the last reading of their sockets; round-trip times are those of closed connections.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceConnections {

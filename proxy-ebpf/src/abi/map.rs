@@ -238,6 +238,9 @@ pub const PROGRAMS: [&str; 8] =
 /// The program that counts the connections of translated sockets, at the same cgroup. Attached last. Services work without it.
 pub const SOCK_OPS: &str = "sock_ops";
 
+/// The iterator that reads the sockets of open connections; run by the agent, attached to nothing. Services work without it.
+pub const READ_SOCKETS: &str = "read_sockets";
+
 /// The role of a device in the packet plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceRole {

@@ -42,7 +42,10 @@ pub use flow_counters::FlowCounters;
 pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
-pub use map::{DeviceRole, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL};
+pub use map::{
+    DeviceRole, MAPS, MapKind, MapSpec, PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, TcProgram,
+    XDP_EXTERNAL,
+};
 pub use node::NodeAddressFlags;
 pub use segment::{Positions, Segment};
 pub use service::{ServiceName, ServiceStats};

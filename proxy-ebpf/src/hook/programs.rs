@@ -12,6 +12,7 @@ use proxy_ebpf::abi::{DeviceRole, Direction, XdpOutcome};
 use super::{
     cgroup::{self, SyscallOutcome},
     loopback, sock_ops as connections,
+    socket_iterator::{self, SocketIteration},
     tc::{self, Action},
     xdp,
 };
@@ -71,6 +72,14 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     cgroup::getpeername6(&ctx);
     PROCEED
+}
+
+/// Returning 0 lets the iteration go on.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+extern "C" fn read_sockets(ctx: *mut SocketIteration) -> i32 {
+    socket_iterator::handle(ctx);
+    0
 }
 
 /// 1 lets the kernel use its own values where it asks for one.

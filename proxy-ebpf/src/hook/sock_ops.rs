@@ -16,8 +16,12 @@ use crate::{
     clock,
     family::{V4, V6, unmapped, words},
     lb::Backends,
-    metrics::{Closed, Counters},
-    socket::{operation, operation::LockedSocket, tcp},
+    metrics::Counters,
+    socket::{
+        operation,
+        operation::{LockedSocket, Totals},
+        tcp,
+    },
 };
 
 const ECONNRESET: u32 = 104;
@@ -56,6 +60,7 @@ fn connects(ctx: &SockOpsContext, socket: LockedSocket) {
     known.generation = generation;
     known.service = service;
     known.is_v6 = is_v6.into();
+    (known.sent, known.received, known.retransmissions) = (0, 0, 0);
     known.stage = SocketStage::CONNECTING;
     operation::watch_state(ctx);
 }
@@ -90,14 +95,10 @@ fn changes(ctx: &SockOpsContext, socket: LockedSocket, state: u32) {
             counters.failed(ConnectFailure::of_connect(socket.error(), was_told, retransmissions));
         }
         SocketStage::OPEN => {
-            let received = operation::bytes_received(ctx);
-            counters.closed(&Closed {
-                sent: operation::bytes_sent(ctx),
-                received,
-                retransmissions: operation::retransmissions(ctx),
-                round_trip: operation::round_trip(ctx),
-            });
-            if received == 0 && socket.error() == ECONNRESET {
+            let totals = Totals::of(ctx);
+            counters.carried(&tcp::take_new(known, &totals));
+            counters.closed(operation::round_trip(ctx));
+            if totals.received == 0 && socket.error() == ECONNRESET {
                 counters.failed(ConnectFailure::Reset);
             }
         }

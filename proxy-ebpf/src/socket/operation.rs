@@ -48,6 +48,53 @@ impl LockedSocket {
     }
 }
 
+/// What a connection has carried since it was opened.
+pub struct Totals {
+    /// Bytes that the peer acknowledged; the SYN, which the kernel counts, is none.
+    pub sent: u64,
+    pub received: u64,
+    /// Segments sent again.
+    pub retransmissions: u32,
+}
+
+impl Totals {
+    #[inline(always)]
+    pub fn of(ctx: &SockOpsContext) -> Self {
+        Self {
+            sent: read_long(ctx, offset_of!(bpf_sock_ops, bytes_acked)).saturating_sub(1),
+            received: read_long(ctx, offset_of!(bpf_sock_ops, bytes_received)),
+            retransmissions: retransmissions(ctx),
+        }
+    }
+}
+
+/// A socket that an iterator has found. It is not locked.
+pub struct IteratedSocket(pub *mut bpf_sock);
+
+impl IteratedSocket {
+    /// `None` if it is no TCP socket, or if its fields are unknown.
+    #[inline(always)]
+    pub fn totals(&self) -> Option<Totals> {
+        let [sent, received, retransmissions] = config::tcp_totals();
+        if sent == 0 {
+            return None;
+        }
+        // SAFETY: as in `LockedSocket::word`; the offsets are those of fields in `struct tcp_sock`.
+        unsafe {
+            let socket = bpf_skc_to_tcp_sock(self.0.cast());
+            if socket.is_null() {
+                return None;
+            }
+            let long = |offset: u32| ptr::read_volatile(socket.byte_add(offset as usize).cast::<u64>());
+            Some(Totals {
+                sent: long(sent).saturating_sub(1),
+                received: long(received),
+                retransmissions: ptr::read_volatile(socket.byte_add(retransmissions as usize).cast()),
+            })
+        }
+    }
+}
+
 /// The operation, a number of `BPF_SOCK_OPS_*`.
 #[inline(always)]
 pub fn operation(ctx: &SockOpsContext) -> u32 {
@@ -88,17 +135,6 @@ pub fn retransmissions(ctx: &SockOpsContext) -> u32 {
 pub fn round_trip(ctx: &SockOpsContext) -> u32 {
     // The kernel keeps eight times the value.
     read(ctx, offset_of!(bpf_sock_ops, srtt_us)) >> 3
-}
-
-/// Bytes that the peer acknowledged; the SYN, which the kernel counts, is none.
-#[inline(always)]
-pub fn bytes_sent(ctx: &SockOpsContext) -> u64 {
-    read_long(ctx, offset_of!(bpf_sock_ops, bytes_acked)).saturating_sub(1)
-}
-
-#[inline(always)]
-pub fn bytes_received(ctx: &SockOpsContext) -> u64 {
-    read_long(ctx, offset_of!(bpf_sock_ops, bytes_received))
 }
 
 /// Volatile, as the compiler would merge accesses into widths that the verifier refuses.

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::{SocketPair, TcpSocket};
 
-use super::operation::LockedSocket;
+use super::operation::{LockedSocket, Totals};
+use crate::{atomic::compare_exchange, metrics::Carried};
 
 #[btf_map]
 static TCP_SOCKETS: SkStorage<TcpSocket> = SkStorage::new();
@@ -56,6 +57,28 @@ pub unsafe fn of_sender(socket: *mut core::ffi::c_void) -> Option<&'static Socke
         let stored = bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0).cast::<TcpSocket>().as_ref();
         stored.map(|stored| &stored.pair)
     }
+}
+
+/// What the counters lack of a connection, which counts as added from now on. Both the socket's end and an iterator may add it, each on
+/// its CPU; a number is added by the one that stores it.
+#[inline(always)]
+pub fn take_new(known: *mut TcpSocket, totals: &Totals) -> Carried {
+    // SAFETY: the caller's, of a socket's storage; no reference, as the other program may write at the same time.
+    let (sent, received, retransmissions) =
+        unsafe { (&raw mut (*known).sent, &raw mut (*known).received, &raw mut (*known).retransmissions) };
+    Carried {
+        sent: new_of(sent, totals.sent),
+        received: new_of(received, totals.received),
+        retransmissions: new_of(retransmissions, totals.retransmissions.into()),
+    }
+}
+
+#[inline(always)]
+fn new_of(added: *mut u64, total: u64) -> u64 {
+    // SAFETY: an aligned word of the socket's storage; volatile because the other program may write it.
+    let before = unsafe { added.read_volatile() };
+    // An iterator may come late, with what it read before the end.
+    if total <= before || compare_exchange(added, before, total) != before { 0 } else { total - before }
 }
 
 /// Whether the latest connect was translated.

@@ -19,7 +19,7 @@ mod xfrm;
 
 pub use addresses::local_addresses;
 pub use bpf::grace_period;
-pub use btf::SocketFields;
+pub use btf::{SocketFields, iterator_btf};
 pub use cgroup_scope::{CgroupScope, cgroup_scope};
 pub use clock::now;
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};

@@ -216,6 +216,7 @@ impl Agent {
                 request = self.telemetry.object_request() => drop(request.send(Objects::of(&self.index))),
                 repairs = attachment.devices_changed() => self.report_attachment(repairs, &attachment),
                 _ = verification.tick() => {
+                    attachment.read_sockets();
                     let repairs = attachment.verify();
                     self.report_attachment(repairs, &attachment);
                     self.telemetry.report_unserved(&self.index);

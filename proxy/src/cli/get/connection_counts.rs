@@ -5,7 +5,7 @@
 //!  "sent_bytes": 4096, "received_bytes": 8192, "retransmissions": 0, "round_trip_us": 180}
 //! ```
 //!
-//! Bytes and retransmissions are those of closed connections. `round_trip_us` is the smoothed round-trip time when they closed:
+//! Bytes and retransmissions of open connections are as of the last ten seconds. `round_trip_us` is the smoothed round-trip time when they closed:
 //! of a service port the mean of all, of a backend that of the latest; null if none has closed.
 
 use std::{borrow::Cow, collections::BTreeMap};

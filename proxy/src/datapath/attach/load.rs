@@ -19,8 +19,9 @@ use aya::{
 use proxy_ebpf::abi::{
     Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
 };
-use tracing::{Level, debug, enabled, info};
+use tracing::{Level, debug, enabled, info, warn};
 
+use super::socket_reader::SocketReader;
 use crate::{
     config::TableSizes,
     datapath::{
@@ -112,6 +113,8 @@ pub struct Programs {
     ebpf: Ebpf,
     /// The reason for which connections of sockets are not counted.
     uncounted: Option<String>,
+    /// Absent if the kernel has no such iterator: open connections are counted at their end.
+    socket_reader: Option<SocketReader>,
 }
 
 impl Programs {
@@ -138,6 +141,11 @@ impl Programs {
     /// Goes on without the program that counts connections.
     pub fn set_uncounted(&mut self, reason: String) {
         self.uncounted = Some(reason);
+    }
+
+    /// The reader of the sockets of open connections, once.
+    pub fn take_socket_reader(&mut self) -> Option<SocketReader> {
+        self.socket_reader.take()
     }
 
     pub fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
@@ -307,8 +315,7 @@ fn with_flows(config: Config, sizes: &[MapSize]) -> Config {
 
 fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> Result<Programs, LoadError> {
     let fields = SocketFields::read();
-    let SocketFields { error, error_queue } = fields.as_ref().copied().unwrap_or_default();
-    let config = with_clock(Config { socket_error: error, socket_error_queue: error_queue, ..config });
+    let config = with_clock(with_sockets(config, fields.as_ref().copied().unwrap_or_default()));
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
     // The kernel's BTF takes much memory, and the programs use none of its types.
@@ -324,7 +331,7 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
     let ebpf = loader.load(object).map_err(|source| LoadError::Object { dir, source: source.into() })?;
     create_user_maps(pins, sizes)?;
     copy_outgrown(pins)?;
-    let mut programs = Programs { ebpf, uncounted: None };
+    let mut programs = Programs { ebpf, uncounted: None, socket_reader: None };
     programs.choose_hash_keys()?;
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|error| refused(name, &error))?;
@@ -341,7 +348,28 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
         Err(error) => Some(format!("the errors of sockets cannot be read: {error}")),
         Ok(_) => programs.sock_ops()?.load().err().map(|error| chain(&refused(SOCK_OPS, &error))),
     };
+    if programs.uncounted.is_none() {
+        let reader = SocketReader::new(&mut programs.ebpf, pins);
+        let reader = reader.inspect_err(|error| {
+            warn!(error = %chain(error), "the bytes of open connections of sockets are counted when they close");
+        });
+        programs.socket_reader = reader.ok();
+    }
     Ok(programs)
+}
+
+/// Lets the programs read the kernel's sockets.
+fn with_sockets(config: Config, fields: SocketFields) -> Config {
+    let SocketFields { error, error_queue, tcp_totals } = fields;
+    let [tcp_sent, tcp_received, tcp_retransmissions] = tcp_totals.unwrap_or_default();
+    Config {
+        socket_error: error,
+        socket_error_queue: error_queue,
+        tcp_sent,
+        tcp_received,
+        tcp_retransmissions,
+        ..config
+    }
 }
 
 /// Lets the programs read jiffies, if this kernel says how they relate to the monotonic clock.

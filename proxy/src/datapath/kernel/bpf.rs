@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CString,
+    fs::File,
     io,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
@@ -27,6 +28,7 @@ enum Command {
     MapUpdateBatch = 26,
     LinkCreate = 28,
     LinkUpdate = 29,
+    IteratorCreate = 33,
     LinkDetach = 34,
 }
 
@@ -123,6 +125,27 @@ struct LinkCreate {
     relative: u32,
     zero: u32,
     expected_revision: u64,
+}
+
+/// The link of an iterator over a map.
+#[repr(C)]
+#[derive(Default)]
+struct IteratorLinkCreate {
+    program_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    /// The address of a `union bpf_iter_link_info`, which begins with the map, and its length.
+    info: u64,
+    info_len: u32,
+    zero: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IteratorCreate {
+    link_fd: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -332,6 +355,30 @@ fn link_create(mut attr: LinkCreate) -> io::Result<OwnedFd> {
     let fd = bpf(Command::LinkCreate, &mut attr)?;
     // SAFETY: on success BPF_LINK_CREATE returns a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Links an iterator program to the map over which it is to run. Nothing runs yet.
+pub fn link_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// From `enum bpf_attach_type`.
+    const TRACE_ITER: u32 = 28;
+    let info = raw(map);
+    let mut attr = IteratorLinkCreate {
+        program_fd: raw(program),
+        attach_type: TRACE_ITER,
+        info: (&raw const info).addr() as u64,
+        info_len: size_of_val(&info) as u32,
+        ..IteratorLinkCreate::default()
+    };
+    let fd = bpf(Command::LinkCreate, &mut attr)?;
+    // SAFETY: on success BPF_LINK_CREATE returns a new descriptor without another owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A run of an iterator: reading the file to its end runs the program for each element.
+pub fn iterator(link: BorrowedFd<'_>) -> io::Result<File> {
+    let fd = bpf(Command::IteratorCreate, &mut IteratorCreate { link_fd: raw(link), flags: 0 })?;
+    // SAFETY: on success BPF_ITER_CREATE returns a new descriptor without another owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
 /// Creates a map without data, to be pinned as a marker.

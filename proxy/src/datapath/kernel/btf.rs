@@ -2,19 +2,25 @@
 //!
 //! Few fields are wanted, so the description is scanned for each, and no type is kept: as objects they take ten times its 5 MB.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, iter, path::Path};
+
+use aya::{Btf, Endianness};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
+const FORWARD: u32 = 7;
+const FUNCTION: u32 = 12;
 
-/// Offsets in `struct sock`, in bytes.
+/// Offsets in `struct sock` and `struct tcp_sock`, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketFields {
     /// `sk_err`, the error with which a connection ends.
     pub error: u32,
     /// The length of `sk_error_queue`; 0 if it is unknown.
     pub error_queue: u32,
+    /// `bytes_acked`, `bytes_received` and `total_retrans`; `None` if one is unknown.
+    pub tcp_totals: Option<[u32; 3]>,
 }
 
 impl SocketFields {
@@ -27,44 +33,120 @@ impl SocketFields {
         })?;
         let queue = field_offset(&btf, "sock", "sk_error_queue");
         let length = field_offset(&btf, "sk_buff_head", "qlen");
-        Ok(Self { error, error_queue: queue.zip(length).map_or(0, |(queue, length)| queue + length) })
+        let tcp = |field| field_offset(&btf, "tcp_sock", field);
+        let totals = (tcp("bytes_acked"), tcp("bytes_received"), tcp("total_retrans"));
+        Ok(Self {
+            error,
+            error_queue: queue.zip(length).map_or(0, |(queue, length)| queue + length),
+            tcp_totals: if let (Some(acked), Some(received), Some(retransmissions)) = totals {
+                Some([acked, received, retransmissions])
+            } else {
+                None
+            },
+        })
     }
+}
+
+/// The kernel's number of the function by which iterators of a kind are attached, as the `Btf` that aya reads it from. The whole
+/// description takes ten times its size as objects: this one has the function at its number, and declarations of nothing before it.
+pub fn iterator_btf(kind: &str) -> io::Result<Btf> {
+    let name = format!("bpf_iter_{kind}");
+    let id = function_number(&fs::read(Path::new(VMLINUX))?, &name).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("{VMLINUX} has no function {name}"))
+    })?;
+    Btf::parse(&only_function(&name, id), Endianness::default()).map_err(io::Error::other)
+}
+
+fn only_function(name: &str, id: u32) -> Vec<u8> {
+    let names = format!("\0{name}\0");
+    // A name, kind and members, and the type of a function or of nothing.
+    let declaration = [0, FORWARD << 24, 0].map(u32::to_ne_bytes).concat();
+    let mut types = declaration.repeat(id.saturating_sub(1) as usize);
+    types.extend([1, FUNCTION << 24, 0].map(u32::to_ne_bytes).concat());
+    let length = types.len() as u32;
+    let mut btf = MAGIC.to_ne_bytes().to_vec();
+    // Version and flags, then the length of the header and the two sections.
+    btf.extend([1, 0]);
+    btf.extend([24, 0, length, length, names.len() as u32].map(u32::to_ne_bytes).concat());
+    btf.extend(types);
+    btf.extend(names.bytes());
+    btf
 }
 
 /// The offset of a field that begins at a byte. `None`: it is not there, or the description is not understood.
 fn field_offset(btf: &[u8], structure: &str, field: &str) -> Option<u32> {
-    if u16::from_ne_bytes(*btf.first_chunk()?) != MAGIC {
-        return None;
-    }
-    // `struct btf_header`: magic, version, flags, then the length of the header, and two sections behind it.
-    let [header, types_at, types_length, names_at, names_length] =
-        [4, 8, 12, 16, 20].map(|at| word(btf, at).map(|word| word as usize));
-    let section = |at: usize, length: usize| {
-        let start = header?.checked_add(at)?;
-        btf.get(start..start.checked_add(length)?)
-    };
-    let (types, names) = (section(types_at?, types_length?)?, section(names_at?, names_length?)?);
-    let is_named = |name: u32, want: &str| {
-        let name = names.get(name as usize..).unwrap_or_default();
-        name.strip_prefix(want.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-    };
-    let mut at = 0;
-    // `struct btf_type`: name, then the number of members, kind and a flag, then a size or another type.
-    while let (Some(name), Some(info)) = (word(types, at), word(types, at + 4)) {
-        let (kind, members) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-        if kind == STRUCT && is_named(name, structure) {
-            // With the flag, the upper bits are the size of a bit field.
-            let bits = if info >> 31 == 0 { u32::MAX } else { 0x00ff_ffff };
-            let mut members = (0..members).map(|member| at + 12 + 12 * member);
-            let found = members.find(|member| word(types, *member).is_some_and(|name| is_named(name, field)));
-            if let Some(offset) = found.and_then(|member| word(types, member + 8)) {
-                let offset = offset & bits;
-                return offset.is_multiple_of(8).then_some(offset / 8);
-            }
+    let sections = Sections::of(btf)?;
+    let mut structures =
+        sections.types().filter(|of| of.kind == STRUCT && sections.is_named(of.name, structure));
+    structures.find_map(|of| {
+        // With the flag, the upper bits are the size of a bit field.
+        let bits = if of.has_flag { 0x00ff_ffff } else { u32::MAX };
+        let mut members = (0..of.members).map(|member| of.at + 12 + 12 * member);
+        let member = members
+            .find(|at| word(sections.types, *at).is_some_and(|name| sections.is_named(name, field)))?;
+        let offset = word(sections.types, member + 8)? & bits;
+        offset.is_multiple_of(8).then_some(offset / 8)
+    })
+}
+
+/// The number of a function.
+fn function_number(btf: &[u8], function: &str) -> Option<u32> {
+    let sections = Sections::of(btf)?;
+    let mut numbered = sections.types().zip(1..);
+    numbered.find_map(|(of, number)| {
+        (of.kind == FUNCTION && sections.is_named(of.name, function)).then_some(number)
+    })
+}
+
+/// The two sections of a description.
+#[derive(Clone, Copy)]
+struct Sections<'a> {
+    types: &'a [u8],
+    names: &'a [u8],
+}
+
+/// The head of a `struct btf_type`.
+struct Type {
+    /// Its first byte in the section.
+    at: usize,
+    /// The offset of its name.
+    name: u32,
+    kind: u32,
+    members: usize,
+    has_flag: bool,
+}
+
+impl<'a> Sections<'a> {
+    fn of(btf: &'a [u8]) -> Option<Self> {
+        if u16::from_ne_bytes(*btf.first_chunk()?) != MAGIC {
+            return None;
         }
-        at += 12 + following(kind, members)?;
+        // `struct btf_header`: magic, version, flags, then the length of the header, and two sections behind it.
+        let [header, types_at, types_length, names_at, names_length] =
+            [4, 8, 12, 16, 20].map(|at| word(btf, at).map(|word| word as usize));
+        let section = |at: usize, length: usize| {
+            let start = header?.checked_add(at)?;
+            btf.get(start..start.checked_add(length)?)
+        };
+        Some(Self { types: section(types_at?, types_length?)?, names: section(names_at?, names_length?)? })
     }
-    None
+
+    /// The types in the order of their numbers, which begin at 1, up to one that is not understood.
+    fn types(self) -> impl Iterator<Item = Type> {
+        let mut next = Some(0);
+        iter::from_fn(move || {
+            let at = next.take()?;
+            let (name, info) = (word(self.types, at)?, word(self.types, at + 4)?);
+            let (kind, members) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+            next = following(kind, members).map(|bytes| at + 12 + bytes);
+            Some(Type { at, name, kind, members, has_flag: info >> 31 != 0 })
+        })
+    }
+
+    fn is_named(self, name: u32, want: &str) -> bool {
+        let name = self.names.get(name as usize..).unwrap_or_default();
+        name.strip_prefix(want.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    }
 }
 
 /// The bytes that follow a type of this kind with so many members. `None`: a kind that is newer than this.
@@ -124,6 +206,14 @@ mod tests {
             assert_eq!(field_offset(&btf, "sock", "sk_er"), None);
             assert_eq!(field_offset(&btf, "soc", "sk_err"), None);
         }
+    }
+
+    #[test]
+    fn a_function_has_the_number_of_its_place() {
+        let btf = only_function("bpf_iter_task", 70_000);
+        assert_eq!(function_number(&btf, "bpf_iter_task"), Some(70_000));
+        assert_eq!(function_number(&btf, "bpf_iter_tas"), None);
+        assert!(Btf::parse(&btf, Endianness::default()).is_ok());
     }
 
     #[test]

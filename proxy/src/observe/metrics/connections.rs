@@ -56,19 +56,19 @@ const OF_SERVICES: [Family; 9] = [
     Family {
         name: "portreeve_service_tcp_sent_bytes_total",
         kind: MetricType::COUNTER,
-        help: "Bytes to backends over TCP connections of sockets, counted when a connection closes.",
+        help: "Bytes to backends over TCP connections of sockets; of open connections as of the last ten seconds.",
         label: None,
     },
     Family {
         name: "portreeve_service_tcp_received_bytes_total",
         kind: MetricType::COUNTER,
-        help: "Bytes from backends over TCP connections of sockets, counted when a connection closes.",
+        help: "Bytes from backends over TCP connections of sockets; of open connections as of the last ten seconds.",
         label: None,
     },
     Family {
         name: "portreeve_service_tcp_retransmissions_total",
         kind: MetricType::COUNTER,
-        help: "Segments to backends sent again, counted when a connection of a socket closes.",
+        help: "Segments to backends sent again; of open connections as of the last ten seconds.",
         label: None,
     },
     Family {
@@ -114,19 +114,19 @@ const OF_BACKENDS: [Family; 7] = [
     Family {
         name: "portreeve_backend_tcp_sent_bytes_total",
         kind: MetricType::COUNTER,
-        help: "Bytes to the backend over TCP connections of sockets, counted when a connection closes.",
+        help: "Bytes to the backend over TCP connections of sockets; of open connections as of the last ten seconds.",
         label: None,
     },
     Family {
         name: "portreeve_backend_tcp_received_bytes_total",
         kind: MetricType::COUNTER,
-        help: "Bytes from the backend over TCP connections of sockets, counted when a connection closes.",
+        help: "Bytes from the backend over TCP connections of sockets; of open connections as of the last ten seconds.",
         label: None,
     },
     Family {
         name: "portreeve_backend_tcp_retransmissions_total",
         kind: MetricType::COUNTER,
-        help: "Segments to the backend sent again, counted when a connection of a socket closes.",
+        help: "Segments to the backend sent again; of open connections as of the last ten seconds.",
         label: None,
     },
     Family {
