@@ -4,4 +4,4 @@ mod lookup;
 pub mod next_hop;
 pub mod redirect;
 
-pub use lookup::Routes;
+pub use lookup::{Routes, lookup};

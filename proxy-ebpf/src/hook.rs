@@ -1,6 +1,7 @@
 //! Attach points. Entry points, and the order of the stages of a packet; each decision is another room's.
 
 mod cgroup;
+mod explain;
 mod forward;
 mod link_layer;
 mod loopback;

@@ -1,5 +1,6 @@
 //! Load balancing: from the destination address and port of a client to a backend.
 
+mod access;
 pub mod affinity;
 mod backend;
 pub mod client;
@@ -8,6 +9,7 @@ pub mod frontend;
 mod name_server;
 pub mod networks;
 
+pub use access::{Access, Live, ReadOnly};
 pub use affinity::AffinityTable;
 pub use backend::{Backend, Backends};
 pub use client::{Client, ClientInfo, Scope};

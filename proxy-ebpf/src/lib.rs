@@ -9,3 +9,4 @@
 pub mod abi;
 pub mod bucket;
 pub mod csum;
+pub mod explain;

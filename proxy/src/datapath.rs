@@ -13,16 +13,18 @@ mod pins;
 mod sizes;
 
 pub use attach::{
-    AdoptError, AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError,
-    NameServerError, ProgramListing, ProgramRun, Programs, SocketReader, SuccessorHeartbeat, SweeperError,
-    TcError, TcPass, XdpAttachMode, XdpAttachment, XdpError, XdpHooks, XdpPass, adopt_flows, attach,
-    detach_devices, detach_xdp, forward_logs, load, load_object, load_with_sizes, local_pod_networks,
-    name_server_is_alive, object, primary_addresses, programs_at, repair, select_devices, start_sweeper,
+    AdoptError, AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, ExplainError, Explainer,
+    Heartbeats, LoadError, NameServerError, ProgramListing, ProgramRun, Programs, SocketReader,
+    SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment, XdpError, XdpHooks,
+    XdpPass, adopt_flows, attach, detach_devices, detach_xdp, forward_logs, load, load_object,
+    load_with_sizes, local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at,
+    repair, select_devices, start_sweeper,
 };
 pub use kernel::{
     CgroupScope, EnvironmentError, Jiffies, NetlinkError, Network, NetworkListing, Routes, cgroup_root,
-    cgroup_scope, grace_period, ipsec_policies, local_addresses, netns_addresses, netns_cookie, now,
-    read_notification, refresh_neighbours, require_capabilities, require_cgroup, watch_network, watch_routes,
+    cgroup_scope, device_towards, grace_period, ipsec_policies, local_addresses, netns_addresses,
+    netns_cookie, now, read_notification, refresh_neighbours, require_capabilities, require_cgroup,
+    watch_network, watch_routes,
 };
 pub use maps::{
     Access, FlowSelection, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError,

@@ -27,6 +27,7 @@ use crate::model::{
 };
 
 mod claims;
+mod excluded;
 mod frontends;
 mod health;
 mod joined;
@@ -38,6 +39,7 @@ mod unserved;
 mod verdict;
 
 use claims::Claims;
+pub use excluded::Exclusion;
 use frontends::frontends;
 use joined::Joined;
 pub use precedence::Precedence;

@@ -11,6 +11,7 @@ pub mod index;
 pub mod k8s;
 pub mod kube_proxy_config;
 mod kube_proxy_state;
+pub mod live;
 mod log_level;
 mod log_ring;
 pub mod manifests;

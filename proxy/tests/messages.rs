@@ -229,8 +229,18 @@ fn faults_of_flags() {
     }
     for (arguments, wanted) in [
         (
-            &["explain", "--manifests", "DIRECTORY", "--from", "a", "--to", "b"][..],
-            "`a` is not an IP address",
+            &["explain", "--manifests", "DIRECTORY", "--from", "10.0.0", "--to", "b"][..],
+            "`10.0.0` is neither an IP address nor [NAMESPACE/]POD",
+        ),
+        (&["explain", "10.0.0.1:80"], "is not [NAMESPACE/]SERVICE[:PORT]; an address goes behind --to"),
+        (
+            &["explain", "--from", "10.0.0.1"],
+            "give --from and --to for a flow, a Service, or --dns NAME for a name",
+        ),
+        (&["explain", "shop/web", "--bpffs", "/none", "--run-dir", "/none"], "no data plane at /none"),
+        (
+            &["explain", "--dns", "web", "--bpffs", "/none", "--run-dir", "/none"],
+            "no agent runs: nothing listens on /none",
         ),
         (&["status", "--run-dir", "/none"], "nothing listens on /none/"),
         (&["get", "services", "--bpffs", "/none"], "no data plane at /none"),

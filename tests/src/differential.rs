@@ -9,7 +9,9 @@
 mod concurrent;
 mod connection;
 mod corrupted;
+mod dump;
 mod exhaustion;
+mod explained;
 pub(crate) mod fixture;
 mod flow_states;
 mod kube_proxy_cases;
@@ -28,6 +30,7 @@ pub use concurrent::{concurrent, earlier_flows};
 pub use connection::ConnectionNode;
 pub use corrupted::corrupted;
 pub use exhaustion::PROVOKED;
+pub use explained::{Explained, explained};
 pub use fixture::network;
 pub use kube_proxy_cases::kube_proxy_cases;
 pub use packet::{DEVICE, Packet};

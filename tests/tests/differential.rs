@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::{
     differential::{
-        concurrent, corrupted, earlier_flows, flows_of_removed_backends, kube_proxy_cases,
+        concurrent, corrupted, earlier_flows, explained, flows_of_removed_backends, kube_proxy_cases,
         packets_are_counted, run, segments_above_the_mtu,
     },
     rng::Rng,
@@ -13,6 +13,8 @@ use tests::{
 const CASES: u64 = 20_000;
 /// Occurrences of each kind of Service, source and address below which it counts as untested.
 const OF_EACH: u64 = 20;
+/// The same for explanations, of which there are fewer.
+const OF_EXPLAINED: u64 = 5;
 
 #[test]
 fn programs_and_model_agree() {
@@ -22,6 +24,33 @@ fn programs_and_model_agree() {
     for (name, count) in tally.counts() {
         println!("{count:>8} {name}");
         assert!(count >= OF_EACH, "{name} occurred {count} times");
+    }
+}
+
+/// What `explain` says of a flow is what the model says, and what the programs then do; and asking changes no map.
+#[test]
+fn explanations_are_what_happens_and_change_nothing() {
+    let mut rng = Rng::new();
+    println!("seed {}", rng.seed);
+    let tally = explained(CASES / 10, &mut rng).unwrap_or_else(|error| panic!("{error:#}"));
+    println!("{tally:#?}");
+    for reason in [
+        "translated",
+        "no_frontend",
+        "no_endpoint",
+        "policy_has_no_local_endpoint",
+        "source_not_in_ranges",
+        "undefined_port",
+        "unallocated_address",
+        "sctp_port_differs",
+    ] {
+        let count = tally.results.get(reason).copied().unwrap_or_default();
+        assert!(count >= OF_EXPLAINED, "{reason} occurred {count} times");
+    }
+    for (name, count) in
+        [("masquerade", tally.masqueraded), ("hairpin", tally.hairpins), ("affinity", tally.remembered)]
+    {
+        assert!(count >= OF_EXPLAINED, "{name} occurred {count} times");
     }
 }
 

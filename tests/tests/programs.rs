@@ -3,9 +3,12 @@
 use std::{collections::BTreeSet, env, time::Duration};
 
 use anyhow::{Result, ensure};
-use proxy::datapath::{Busy, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
-use proxy_ebpf::abi::{
-    ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
+use proxy::datapath::{Busy, Explainer, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
+use proxy_ebpf::{
+    abi::{
+        ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
+    },
+    explain,
 };
 use tests::{ledger::Ledger, leftovers::unique_name, mounts::PinDir};
 
@@ -41,7 +44,7 @@ fn every_map_matches_the_table() {
 
 #[test]
 fn every_program_loads_and_is_small_enough() {
-    let (programs, _pins, _directory) = loaded();
+    let (programs, pins, _directory) = loaded();
     assert_eq!(programs.uncounted(), None, "connections are counted");
     let at_devices = TC_PROGRAMS.map(|program| program.name);
     let in_table: Vec<_> = PROGRAMS
@@ -49,10 +52,16 @@ fn every_program_loads_and_is_small_enough() {
         .chain(at_devices)
         .chain([READ_SOCKETS, SOCK_OPS, XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
         .collect();
-    let named: BTreeSet<_> = in_table.iter().map(|name| (*name).to_owned()).collect();
+    let named: BTreeSet<_> =
+        in_table.iter().chain(&explain::PROGRAMS).map(|name| (*name).to_owned()).collect();
     assert_eq!(programs.names().0, named, "the object's programs and the table's");
     let count = |name| programs.verified_instructions(name).unwrap_or_else(|error| panic!("{error:?}"));
-    let counts = Ledger(in_table.into_iter().map(|name| (name.to_owned(), count(name))).collect());
+    let mut counts = Ledger(in_table.into_iter().map(|name| (name.to_owned(), count(name))).collect());
+    let mut explainer = Explainer::with_config(&pins.maps(), Config::default()).expect("they load");
+    for name in explain::PROGRAMS {
+        let count = explainer.verified_instructions(name).expect("it is loaded");
+        counts.0.insert(name.to_owned(), count);
+    }
     print!("{counts}");
     if Ledger::recorded().is_ok_and(|recorded| recorded.is_none()) {
         println!("nothing was recorded for this kernel: only the limit counts");

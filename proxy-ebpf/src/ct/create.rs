@@ -60,7 +60,7 @@ pub fn choose<F: Flows>(scratch: &mut Scratch<F>) -> Next {
         Decision::NotOurs if scratch.client.is_resteered != 0 => {
             Next::refuse(DropReason::FrontendRemoved, None)
         }
-        Decision::NotOurs => match unclaimed(scratch) {
+        Decision::NotOurs => match unclaimed::<F>(&scratch.client, scratch.packet.destination) {
             Some(reason) => Next::refuse(reason, None),
             None => not_service_traffic(scratch),
         },
@@ -215,7 +215,7 @@ fn socket_of<F: Flows>(
 /// The flags of a new flow. Hairpin is decided here: a backend that reaches itself through a frontend is masqueraded, as it would
 /// otherwise reply to its own address directly, not as the frontend.
 #[inline(always)]
-fn flags<F: Flows>(choice: &Choice<F::Address>, client: &ClientInfo<F>) -> FlowFlags {
+pub fn flags<F: Flows>(choice: &Choice<F::Address>, client: &ClientInfo<F>) -> FlowFlags {
     let is_resteered = client.is_resteered != 0;
     let by_policy = !is_resteered && client.is_masqueraded(choice.flags);
     let is_local = choice.backend.flags.contains(BackendFlags::LOCAL);
@@ -232,9 +232,9 @@ fn flags<F: Flows>(choice: &Choice<F::Address>, client: &ClientInfo<F>) -> FlowF
 /// The refusal of packets to a Service address and port without a frontend, which must not leave the node either. For clients
 /// other than the node, an address of the node is the node's.
 #[inline(always)]
-fn unclaimed<F: Flows>(scratch: &Scratch<F>) -> Option<DropReason> {
-    let unclaimed = F::unclaimed(scratch.packet.destination)?;
-    if !scratch.client.is_node() && F::node_address(scratch.packet.destination).is_some() {
+pub fn unclaimed<F: Flows>(client: &ClientInfo<F>, destination: F::Address) -> Option<DropReason> {
+    let unclaimed = F::unclaimed(destination)?;
+    if !client.is_node() && F::node_address(destination).is_some() {
         return None;
     }
     Some(match unclaimed {

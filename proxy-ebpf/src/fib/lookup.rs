@@ -18,6 +18,9 @@ const AF_INET6: u8 = 10;
 pub trait Routes: Family {
     /// The parameters of a lookup between two addresses.
     fn fib_params(source: Self::Address, destination: Self::Address) -> FibParams;
+
+    /// The next hop that a lookup found; the destination without a router.
+    fn next_hop(params: &FibParams) -> Self::Address;
 }
 
 impl Routes for V4 {
@@ -28,6 +31,12 @@ impl Routes for V4 {
         params.__bindgen_anon_4.ipv4_dst = destination;
         params
     }
+
+    #[inline(always)]
+    fn next_hop(params: &FibParams) -> u32 {
+        // SAFETY: plain numbers, of which every pattern is valid.
+        unsafe { params.__bindgen_anon_4.ipv4_dst }
+    }
 }
 
 impl Routes for V6 {
@@ -37,6 +46,12 @@ impl Routes for V6 {
         params.__bindgen_anon_3.ipv6_src = source;
         params.__bindgen_anon_4.ipv6_dst = destination;
         params
+    }
+
+    #[inline(always)]
+    fn next_hop(params: &FibParams) -> Words {
+        // SAFETY: as for `V4`.
+        unsafe { params.__bindgen_anon_4.ipv6_dst }
     }
 }
 

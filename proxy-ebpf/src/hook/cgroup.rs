@@ -6,14 +6,15 @@
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use proxy_ebpf::abi::{
-    AffinityKey, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, SocketPair, Unclaimed,
+    AffinityKey, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, SocketPair,
+    Unclaimed,
 };
 
 use crate::{
     config,
     family::{Family, V4, V6, Words, bytes, mapped, same, unmapped, words},
     lb::{
-        Choice, Client, Decision, Networks, Scope, Tables, decide,
+        Access, Choice, Client, Decision, Live, Networks, Scope, Tables, decide,
         frontend::{self, FrontendLookup},
     },
     metrics,
@@ -36,7 +37,7 @@ pub enum SyscallOutcome {
 }
 
 /// What is a family's own at these hooks.
-trait SocketFamily: Family {
+pub trait SocketFamily: Family {
     /// Without a pod range, pods get the external view (rule E6).
     const PODS_ARE_EXTERNAL: ConfigFlags;
 
@@ -84,22 +85,36 @@ struct Sending<'a> {
     frontend: &'a Endpoint,
 }
 
-/// A socket in a system call.
-trait Socket {
-    fn ctx(&self) -> &SockAddrContext;
+/// A socket in a system call, or one that a question is about.
+pub trait Socket {
+    type Access: Access;
+
+    /// The cookie of its netns.
+    fn netns(&self) -> u64;
 
     /// The source that the application chose, unspecified if it chose none.
     fn source<F: SocketFamily>(&self) -> F::Address;
 
+    #[inline(always)]
     fn avoids(&self, _backend: &Endpoint) -> bool {
         false
     }
+
+    /// As `Client::considers`.
+    #[inline(always)]
+    fn considers(&self, _: &Descriptor, _: Scope, _first: u32, _count: u32) {}
+
+    /// As `Client::remembers`.
+    #[inline(always)]
+    fn remembers(&self, _: BackendRef) {}
 }
 
 impl Socket for Connecting<'_> {
+    type Access = Live;
+
     #[inline(always)]
-    fn ctx(&self) -> &SockAddrContext {
-        self.0
+    fn netns(&self) -> u64 {
+        context::netns_cookie(self.0)
     }
 
     #[inline(always)]
@@ -109,9 +124,11 @@ impl Socket for Connecting<'_> {
 }
 
 impl Socket for Sending<'_> {
+    type Access = Live;
+
     #[inline(always)]
-    fn ctx(&self) -> &SockAddrContext {
-        self.ctx
+    fn netns(&self) -> u64 {
+        context::netns_cookie(self.ctx)
     }
 
     #[inline(always)]
@@ -128,14 +145,16 @@ impl Socket for Sending<'_> {
 
 /// The client before a packet exists. The netns cookie is fetched only where it is used.
 impl<F: Networks + SocketFamily, S: Socket> Client<F> for S {
+    type Access = S::Access;
+
     #[inline(always)]
     fn is_host(&self) -> bool {
-        is_host(self.ctx())
+        is_host(self)
     }
 
     #[inline(always)]
     fn scope(&self) -> Scope {
-        if config::flags().contains(F::PODS_ARE_EXTERNAL) && !is_host(self.ctx()) {
+        if config::flags().contains(F::PODS_ARE_EXTERNAL) && !is_host(self) {
             Scope::External
         } else {
             Scope::Internal
@@ -144,7 +163,7 @@ impl<F: Networks + SocketFamily, S: Socket> Client<F> for S {
 
     #[inline(always)]
     fn affinity_key(&self, service: u32) -> AffinityKey {
-        AffinityKey::from_netns(context::netns_cookie(self.ctx()), service)
+        AffinityKey::from_netns(self.netns(), service)
     }
 
     #[inline(always)]
@@ -165,6 +184,16 @@ impl<F: Networks + SocketFamily, S: Socket> Client<F> for S {
     #[inline(always)]
     fn avoids(&self, backend: &Endpoint) -> bool {
         Socket::avoids(self, backend)
+    }
+
+    #[inline(always)]
+    fn considers(&self, descriptor: &Descriptor, scope: Scope, first: u32, count: u32) {
+        Socket::considers(self, descriptor, scope, first, count);
+    }
+
+    #[inline(always)]
+    fn remembers(&self, backend: BackendRef) {
+        Socket::remembers(self, backend);
     }
 }
 
@@ -192,7 +221,7 @@ fn source_of<F: Networks + SocketFamily>(
     socket: &impl Socket,
     destination: F::Address,
 ) -> Option<F::Address> {
-    if !is_host(socket.ctx()) {
+    if !is_host(socket) {
         return None;
     }
     let is_own = F::node_address(destination).is_some();
@@ -272,14 +301,10 @@ fn connect<F: Tables + SocketFamily>(
     address: F::Address,
     port: [u8; 2],
 ) -> Decision<F::Address> {
+    let socket = Connecting(ctx);
     let verdict = match transport(ctx) {
-        Some(protocol) if is_enabled::<F>(ctx, address) => {
-            match decide::<F>(address, port, protocol, &Connecting(ctx)) {
-                Decision::NotOurs if is_undefined_port::<F>(address) => {
-                    Decision::Refuse(DropReason::UndefinedPort, None)
-                }
-                verdict @ (Decision::NotOurs | Decision::Backend(_) | Decision::Refuse(..)) => verdict,
-            }
+        Some(protocol) if is_enabled::<F>(&socket, address) => {
+            decide_connect::<F>(&socket, address, port, protocol)
         }
         Some(_) | None => Decision::NotOurs,
     };
@@ -297,6 +322,22 @@ fn connect<F: Tables + SocketFamily>(
     verdict
 }
 
+/// The decision about a connect of a socket that is translated.
+#[inline(always)]
+pub fn decide_connect<F: Tables + SocketFamily>(
+    socket: &impl Socket,
+    address: F::Address,
+    port: [u8; 2],
+    protocol: u8,
+) -> Decision<F::Address> {
+    match decide::<F>(address, port, protocol, socket) {
+        Decision::NotOurs if is_undefined_port::<F>(address) => {
+            Decision::Refuse(DropReason::UndefinedPort, None)
+        }
+        verdict @ (Decision::NotOurs | Decision::Backend(_) | Decision::Refuse(..)) => verdict,
+    }
+}
+
 /// Decides about a datagram of an unconnected socket. The backend stays the same until it is removed.
 #[inline(always)]
 fn send<F: Tables + SocketFamily>(
@@ -304,7 +345,7 @@ fn send<F: Tables + SocketFamily>(
     address: F::Address,
     port: [u8; 2],
 ) -> Decision<F::Address> {
-    if transport(ctx) != Some(UDP) || !is_enabled::<F>(ctx, address) {
+    if transport(ctx) != Some(UDP) || !is_enabled::<F>(&Connecting(ctx), address) {
         return Decision::NotOurs;
     }
     let frontend = Endpoint::new(bytes(F::mapped(F::effective(address))), port);
@@ -364,7 +405,9 @@ fn apply<A: Copy>(
             metrics::translated(backend.service);
             SyscallOutcome::Translated
         }
-        Decision::Refuse(reason, _) if is_deferred_to_tc(ctx, reason) => SyscallOutcome::Unchanged,
+        Decision::Refuse(reason, _) if is_deferred_to_tc(reason, || transport(ctx) == Some(UDP)) => {
+            SyscallOutcome::Unchanged
+        }
         Decision::Refuse(reason, service) => {
             metrics::refused(reason, service);
             log_refusal(ctx, reason as u32, service.unwrap_or_default());
@@ -377,7 +420,7 @@ fn apply<A: Copy>(
 /// Whether the decision is left to tc: most sources are known from packets only, and only packets can be dropped silently. UDP connects to
 /// undefined ports succeed, as the C library sorts the addresses of a name by whether a UDP connect succeeds (RFC 6724, rule 1).
 #[inline(always)]
-fn is_deferred_to_tc(ctx: &SockAddrContext, reason: DropReason) -> bool {
+pub fn is_deferred_to_tc(reason: DropReason, is_udp: impl Fn() -> bool) -> bool {
     let flags = config::flags();
     (flags.contains(ConfigFlags::PACKET_PLANE)
         && matches!(
@@ -388,7 +431,7 @@ fn is_deferred_to_tc(ctx: &SockAddrContext, reason: DropReason) -> bool {
         ))
         || (flags.contains(ConfigFlags::EXTERNAL_DEVICES)
             && matches!(reason, DropReason::UndefinedPort)
-            && transport(ctx) == Some(UDP))
+            && is_udp())
 }
 
 /// Not inlined: the macro's buffers would be on the stack of each connect.
@@ -405,18 +448,18 @@ fn is_undefined_port<F: Networks>(address: F::Address) -> bool {
 
 /// Whether the socket is in the host netns.
 #[inline(always)]
-fn is_host(ctx: &SockAddrContext) -> bool {
-    context::netns_cookie(ctx) == config::host_netns()
+fn is_host(socket: &impl Socket) -> bool {
+    socket.netns() == config::host_netns()
 }
 
 /// Whether sockets of this netns are translated (`--socket-lb`), to this destination.
 #[inline(always)]
-fn is_enabled<F: Networks>(ctx: &SockAddrContext, destination: F::Address) -> bool {
+pub fn is_enabled<F: Networks>(socket: &impl Socket, destination: F::Address) -> bool {
     let flags = config::flags();
     if flags.contains(ConfigFlags::OWN_ADDRESSES_ONLY) {
-        is_host(ctx) && F::node_address(F::effective(destination)).is_some()
+        is_host(socket) && F::node_address(F::effective(destination)).is_some()
     } else {
-        !flags.contains(ConfigFlags::HOST_ONLY) || is_host(ctx)
+        !flags.contains(ConfigFlags::HOST_ONLY) || is_host(socket)
     }
 }
 

@@ -11,7 +11,7 @@ use proxy_ebpf::abi::{DeviceRole, Direction, XdpOutcome};
 
 use super::{
     cgroup::{self, SyscallOutcome},
-    loopback, sock_ops as connections,
+    explain, loopback, sock_ops as connections,
     socket_iterator::{self, SocketIteration},
     tc::{self, Action},
     xdp,
@@ -164,6 +164,18 @@ pub fn adopt_flows(ctx: TcContext) -> i32 {
         }
         Err(_) => -1,
     }
+}
+
+/// Run by `portreeve explain`, with a question in the packet, which the answer replaces.
+#[classifier]
+pub fn explain_packet(ctx: TcContext) -> i32 {
+    explain::packet(&ctx)
+}
+
+/// As `explain_packet`, about a socket in connect.
+#[classifier]
+pub fn explain_socket(ctx: TcContext) -> i32 {
+    explain::socket(&ctx)
 }
 
 const REFUSE: i32 = 0;

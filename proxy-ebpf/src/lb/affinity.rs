@@ -8,7 +8,7 @@
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Descriptor, map};
 
-use super::{Backends, Client};
+use super::{Access as _, Backends, Client};
 use crate::{
     clock::now,
     family::{V4, V6, bytes},
@@ -35,12 +35,15 @@ pub trait AffinityTable: Backends {
 
     fn store(key: &AffinityKey, entry: &AffinityEntry, is_proven: bool);
 
-    /// The bits of the backend reference of a valid entry, 0 if none. See `valid_entry`.
+    /// The bits of the backend reference of a valid entry, whose timeout restarts; 0 if none. See `used_entry`.
     fn lookup(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64;
+
+    /// As `lookup`, without a restart.
+    fn find(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64;
 }
 
 /// The stored backend, if its timeout has not expired and it is in `set`, the endpoint set of the client's scope; else generation
-/// 0. A hit restarts the timeout.
+/// 0. What a hit changes is up to the client's access.
 #[inline(never)]
 pub fn lookup<F: AffinityTable, C: Client<F>>(
     client: &C,
@@ -48,7 +51,9 @@ pub fn lookup<F: AffinityTable, C: Client<F>>(
     set: BackendFlags,
 ) -> BackendRef {
     let key = client.affinity_key(descriptor.service);
-    BackendRef::from_bits(F::lookup(&key, descriptor.affinity_seconds, set))
+    let seconds = descriptor.affinity_seconds;
+    let found = if C::Access::WRITES { F::lookup(&key, seconds, set) } else { F::find(&key, seconds, set) };
+    BackendRef::from_bits(found)
 }
 
 /// Stores a choice.
@@ -81,33 +86,36 @@ fn valid_entry<F: AffinityTable>(
     // The check of the service also detects an element that was recycled for another client meanwhile. For a client of the
     // same service port the worst outcome is one flow to that client's backend, which the scope permits.
     let backend = F::backend(entry.backend)?;
-    if backend.service != key.service || !backend.flags.contains(set) {
-        return None;
-    }
-    F::store(key, &AffinityEntry { backend: entry.backend, last_used: now() }, is_proven);
-    Some(entry.backend)
+    (backend.service == key.service && backend.flags.contains(set)).then_some(entry.backend)
+}
+
+/// A valid entry, whose timeout restarts.
+#[inline(always)]
+fn used_entry<F: AffinityTable>(
+    key: &AffinityKey,
+    seconds: u32,
+    set: BackendFlags,
+    is_proven: bool,
+) -> Option<BackendRef> {
+    let backend = valid_entry::<F>(key, seconds, set, is_proven)?;
+    F::store(key, &AffinityEntry { backend, last_used: now() }, is_proven);
+    Some(backend)
 }
 
 macro_rules! table {
-    ($family:ident, $table:ident, $new:ident, $used:ident) => {
-        /// With external linkage: verified once, not for each call, with an unknown result. 0 is none.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $used(key: *const AffinityKey, seconds: u32, set: u32) -> u64 {
-            // SAFETY: a key on the caller's stack, as the verifier checks; it requires the null check.
-            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            // A copy: Linux 6.1 accepts map keys from this function's own stack only, not through a pointer argument.
-            let key = *key;
-            let set = BackendFlags(set as u8);
-            valid_entry::<$family>(&key, seconds, set, true)
-                .or_else(|| valid_entry::<$family>(&key, seconds, set, false))
-                .map_or(0, BackendRef::to_bits)
-        }
+    ($family:ident, $table:ident, $new:ident, $used:ident, $found:ident) => {
+        table!(@entry $family, $used, used_entry);
+        table!(@entry $family, $found, valid_entry);
 
         impl AffinityTable for $family {
             #[inline(always)]
             fn lookup(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64 {
                 $used(key, seconds, set.0.into())
+            }
+
+            #[inline(always)]
+            fn find(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64 {
+                $found(key, seconds, set.0.into())
             }
 
             #[inline(always)]
@@ -123,7 +131,22 @@ macro_rules! table {
             }
         }
     };
+    (@entry $family:ident, $name:ident, $entry:ident) => {
+        /// With external linkage: verified once, not for each call, with an unknown result. 0 is none.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(key: *const AffinityKey, seconds: u32, set: u32) -> u64 {
+            // SAFETY: a key on the caller's stack, as the verifier checks; it requires the null check.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            // A copy: Linux 6.1 accepts map keys from this function's own stack only, not through a pointer argument.
+            let key = *key;
+            let set = BackendFlags(set as u8);
+            $entry::<$family>(&key, seconds, set, true)
+                .or_else(|| $entry::<$family>(&key, seconds, set, false))
+                .map_or(0, BackendRef::to_bits)
+        }
+    };
 }
 
-table!(V4, AFFINITY_V4, NEW_AFFINITY_V4, affinity_used_v4);
-table!(V6, AFFINITY_V6, NEW_AFFINITY_V6, affinity_used_v6);
+table!(V4, AFFINITY_V4, NEW_AFFINITY_V4, affinity_used_v4, affinity_found_v4);
+table!(V6, AFFINITY_V6, NEW_AFFINITY_V6, affinity_used_v6, affinity_found_v6);

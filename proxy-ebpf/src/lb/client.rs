@@ -1,8 +1,14 @@
 //! The client of a new flow, as the decision sees it.
 
-use proxy_ebpf::abi::{AffinityKey, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint};
+use proxy_ebpf::abi::{
+    AffinityKey, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint,
+};
+use proxy_ebpf::explain::Origin;
 
-use super::networks::{self, Networks};
+use super::{
+    Access, Live,
+    networks::{self, Networks},
+};
 use crate::{
     config,
     family::{Family, bytes},
@@ -11,6 +17,9 @@ use crate::{
 
 /// A client, at a socket hook or by its packet.
 pub trait Client<F: Family> {
+    /// What the decision does to the affinity tables.
+    type Access: Access;
+
     /// Whether the client is in the host netns.
     fn is_host(&self) -> bool;
 
@@ -27,6 +36,14 @@ pub trait Client<F: Family> {
 
     /// Whether another backend is preferable. Ignored at the last attempt.
     fn avoids(&self, backend: &Endpoint) -> bool;
+
+    /// Called with the frontend and the slots of each attempt, for explanations.
+    #[inline(always)]
+    fn considers(&self, _: &Descriptor, _: Scope, _first: u32, _count: u32) {}
+
+    /// Called with the backend of the client's affinity, for explanations.
+    #[inline(always)]
+    fn remembers(&self, _: BackendRef) {}
 }
 
 /// The view of a frontend that a client gets, which selects the traffic policy.
@@ -58,9 +75,9 @@ pub struct ClientInfo<F: Family> {
 }
 
 /// An address that is both a pod's and the node's counts as a pod's.
-const POD: u32 = 1;
-const NODE: u32 = 2;
-const OUTSIDE: u32 = 3;
+const POD: u32 = Origin::Pod as u32;
+const NODE: u32 = Origin::Node as u32;
+const OUTSIDE: u32 = Origin::Outside as u32;
 
 impl<F: Networks> ClientInfo<F> {
     #[inline(always)]
@@ -91,6 +108,12 @@ impl<F: Networks> ClientInfo<F> {
         }
     }
 
+    /// `POD`, `NODE` or `OUTSIDE`, as `proxy_ebpf::explain::Origin` numbers them.
+    #[inline(always)]
+    pub fn origin(&self) -> u32 {
+        self.origin
+    }
+
     /// Whether the client has an address of this node, or is in the host netns.
     #[inline(always)]
     pub fn is_node(&self) -> bool {
@@ -113,6 +136,8 @@ impl<F: Networks> ClientInfo<F> {
 }
 
 impl<F: Networks> Client<F> for ClientInfo<F> {
+    type Access = Live;
+
     #[inline(always)]
     fn is_host(&self) -> bool {
         self.is_on_node != 0

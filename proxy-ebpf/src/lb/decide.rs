@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint};
 
 use super::{
-    Backend, Client, Scope, Tables, affinity,
+    Access as _, Backend, Client, Scope, Tables, affinity,
     frontend::{self, FrontendLookup},
 };
 use crate::family::{Family, bytes};
@@ -67,10 +67,11 @@ pub fn decide<F: Tables>(
         };
         let scope = client.scope();
         let slots = Slots::of(descriptor, scope, attempt);
+        client.considers(descriptor, scope, slots.first, slots.count);
         if let Some(reason) = refusal::<F>(descriptor, scope, &slots, client) {
             return Decision::Refuse(reason, Some(descriptor.service));
         }
-        match choose::<F>(descriptor, scope, &slots, client) {
+        match choose::<F, _>(descriptor, scope, &slots, client) {
             Some(choice) if attempt < ATTEMPTS && client.avoids(&choice.endpoint::<F>()) => {}
             Some(choice) => return Decision::Backend(choice),
             None if attempt < ATTEMPTS => {}
@@ -177,23 +178,26 @@ fn refusal<F: Tables>(
 }
 
 #[inline(always)]
-fn choose<F: Tables>(
+fn choose<F: Tables, C: Client<F>>(
     descriptor: &Descriptor,
     scope: Scope,
     slots: &Slots,
-    client: &impl Client<F>,
+    client: &C,
 ) -> Option<Choice<F::Address>> {
     if descriptor.affinity_seconds == 0 {
         return random::<F>(descriptor, slots);
     }
     let reference = affinity::lookup::<F, _>(client, descriptor, scope.set(descriptor));
+    client.remembers(reference);
     if reference.generation != 0
         && let Some(backend) = F::backend(reference)
     {
         return Some(Choice::of(backend, reference, descriptor));
     }
     let choice = random::<F>(descriptor, slots)?;
-    affinity::store::<F, _>(client, descriptor.service, choice.reference);
+    if C::Access::WRITES {
+        affinity::store::<F, _>(client, descriptor.service, choice.reference);
+    }
     Some(choice)
 }
 

@@ -1,46 +1,55 @@
 //! `explain`: the verdict on one flow, or the answer to one name, with the reason.
+//!
+//! With objects from files the model is asked; without, the programs and maps of this node, and then the model with the objects of
+//! its agent.
 
+mod chain;
+mod flows;
+mod live;
 mod names;
+mod target;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use clap::error::ErrorKind;
 use serde::Serialize;
 
+use live::{Differing, LivePart};
+use target::{Destination, ServiceName, SourceName};
+
 use super::{
+    agents::FindArgs,
     frontend_name::FrontendName,
     name_server_args::NameServerArgs,
-    objects_args::ObjectsArgs,
+    objects_args::{Loaded, ObjectsArgs},
     output::{self, Format, OutputArgs},
-    policy_args::{PolicyArgs, address},
+    policy_args::PolicyArgs,
     table_args::TableArgs,
     table_room,
 };
 use crate::{
     kube_proxy_config::ConfigFile,
     manifests,
-    model::{
-        address::{Protocol, parse_ip},
-        flow::{BackendChoice, Flow, FlowVerdict},
-        node::Source,
-    },
+    model::flow::{BackendChoice, FlowVerdict},
     update::Skipped,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// A Service: the verdict on a flow to each of its frontends, or to those of one port, by number or name
+    #[arg(value_name = "[NAMESPACE/]SERVICE[:PORT]", value_parser = target::service, conflicts_with_all = ["to", "dns"])]
+    service: Option<ServiceName>,
     #[command(flatten)]
     objects: ObjectsArgs,
-    /// The source of the flow
-    #[arg(long, value_name = "IP", value_parser = address, requires = "to")]
-    from: Option<IpAddr>,
+    /// The source of the flow: an address, or a pod that is an endpoint on the node [default for a Service: the node]
+    #[arg(long, value_name = "IP|[NAMESPACE/]POD", value_parser = target::source)]
+    from: Option<SourceName>,
     /// The destination before translation; TCP by default
-    #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = destination, requires = "from")]
+    #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = target::destination, requires = "from")]
     to: Option<Destination>,
+    #[command(flatten)]
+    find: FindArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// With a name: its answer to a pod, along the search list. Without: assume a DNS server on the node, as under `run --dns`
@@ -60,12 +69,7 @@ pub struct Args {
     output: OutputArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Destination {
-    address: SocketAddr,
-    protocol: Protocol,
-}
-
+/// The verdict on a flow. The last three fields are there only if the programs of this node were asked.
 #[derive(Debug, Serialize)]
 struct Explanation {
     result: String,
@@ -78,37 +82,70 @@ struct Explanation {
     plane: String,
     reason: String,
     reason_code: &'static str,
+    /// The steps of the decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<LivePart>,
+    /// The model's verdict on the objects of the agent; null: there was none to ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<Option<Box<Explanation>>>,
+    /// The fields in which the programs and the model differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differs: Option<Vec<Differing>>,
 }
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     if let Some(name) = args.dns.as_deref().filter(|name| !name.is_empty()) {
         return explain_name(&args, name);
     }
-    let (Some(source), Some(to)) = (args.from, args.to) else {
-        let missing = "give --from and --to for a flow, or --dns NAME for a name\n";
+    if args.to.is_none() && args.service.is_none() {
+        let missing = "give --from and --to for a flow, a Service, or --dns NAME for a name\n";
         clap::Error::raw(ErrorKind::MissingRequiredArgument, missing).exit();
-    };
+    }
+    if args.objects.are_given() { explain_objects(&args, file) } else { live::explain(&args) }
+}
+
+/// Explains by the model, from objects in files.
+fn explain_objects(args: &Args, file: Option<&ConfigFile>) -> Result<()> {
     let loaded = args.objects.load(manifests::load)?;
-    let name_server = args.dns.is_some().then(|| args.names.name_server(None, Vec::new()));
+    let name_server = args.dns.is_some().then(|| args.names.clone().name_server(None, Vec::new()));
     let policy = loaded.policy(&args.policy, file, name_server)?;
     let dns = policy.name_server.as_ref().map(|server| server.service.clone());
     let (index, skipped) = loaded.manifests.to_index(policy);
     for Skipped { object, reason } in &skipped {
         tracing::warn!(object, reason, "object skipped");
     }
-    let Destination { address: destination, protocol } = to;
+    let flows = flows::of_objects(args.service.as_ref(), args.from.as_ref(), args.to, &index)?;
     let not_programmed = table_room::not_programmed(&index, &args.tables, dns)?;
-    let verdict = index.explain_without(&Flow { source, destination, protocol }, &not_programmed);
+    let verdicts = flows.iter().map(|flow| index.explain_without(flow, &not_programmed));
     match args.output.output {
-        Format::Json => output::print_json(&Explanation::from(&verdict)),
-        Format::Table => output::print(&table(&verdict)),
+        Format::Json if args.to.is_some() => {
+            let only = verdicts.map(|verdict| Explanation::from(&verdict)).next();
+            output::print_json(&only)
+        }
+        Format::Json => {
+            let all: Vec<_> = verdicts.map(|verdict| Explanation::from(&verdict)).collect();
+            output::print_json(&all)
+        }
+        Format::Table => {
+            let tables: Vec<_> = verdicts.map(|verdict| table(&verdict)).collect();
+            output::print(&tables.join("\n"))
+        }
     }
 }
 
 fn explain_name(args: &Args, name: &str) -> Result<()> {
-    let loaded = args.objects.load(manifests::load)?;
+    let loaded = match args.objects.are_given() {
+        true => args.objects.load(manifests::load)?,
+        false => Loaded::of_agent(&args.find.find()?.socket)?,
+    };
     loaded.require_names()?;
-    let explanation = names::explain(&loaded.manifests, name, &args.namespace, &args.cluster_domain)?;
+    let namespace = match &args.from {
+        Some(SourceName::Pod(pod)) => {
+            pod.split_once('/').map_or(&*args.namespace, |(namespace, _)| namespace)
+        }
+        Some(SourceName::Address(_)) | None => &args.namespace,
+    };
+    let explanation = names::explain(&loaded.manifests, name, namespace, &args.cluster_domain)?;
     match args.output.output {
         Format::Json => output::print_json(&explanation),
         Format::Table => output::print(&explanation.text()),
@@ -128,6 +165,9 @@ impl From<&FlowVerdict> for Explanation {
             plane: verdict.plane.to_string(),
             reason: verdict.explanation(),
             reason_code: verdict.reason.code().name(),
+            live: None,
+            model: None,
+            differs: None,
         }
     }
 }
@@ -144,7 +184,7 @@ fn table(verdict: &FlowVerdict) -> String {
         |frontend| format!("{} {} of {}", frontend.kind.name(), frontend.key, frontend.service),
     );
     table.add_row(["FRONTEND", &frontend]);
-    table.add_row(["SOURCE", source(verdict.source)]);
+    table.add_row(["SOURCE", verdict.source.name()]);
     let choices: BTreeMap<String, &BackendChoice> =
         verdict.choices.iter().map(|choice| (choice.backend.address.to_string(), choice)).collect();
     for (n, (address, choice)) in choices.iter().enumerate() {
@@ -164,65 +204,4 @@ fn remarks(choice: &BackendChoice) -> String {
         remarks += "  masqueraded";
     }
     remarks
-}
-
-fn source(source: Source) -> &'static str {
-    match source {
-        Source::Pod => "pod",
-        Source::Node => "node",
-        Source::Outside => "outside",
-    }
-}
-
-fn destination(text: &str) -> Result<Destination, String> {
-    let (endpoint, protocol) = match text.split_once('/') {
-        Some((endpoint, protocol)) => {
-            (endpoint, protocol.to_uppercase().parse().map_err(|e| format!("{e}"))?)
-        }
-        None => (text, Protocol::Tcp),
-    };
-    let invalid = || format!("`{endpoint}` is not IP:PORT (an IPv6 address goes in brackets)");
-    let (host, port) = endpoint.rsplit_once(':').ok_or_else(invalid)?;
-    let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(inner) if inner.contains(':') => parse_ip(inner),
-        Some(_) => None,
-        None if host.contains(':') => None,
-        None => parse_ip(host),
-    };
-    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = port.parse().ok().filter(|_| digits).ok_or_else(invalid)?;
-    Ok(Destination { address: SocketAddr::new(ip.ok_or_else(invalid)?, port), protocol })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn destinations_are_parsed() {
-        for (text, want) in [
-            ("10.0.0.1:80", Some("10.0.0.1:80 TCP")),
-            ("10.0.0.1:53/udp", Some("10.0.0.1:53 UDP")),
-            ("10.0.0.1:53/SCTP", Some("10.0.0.1:53 SCTP")),
-            ("010.0.0.01:80", Some("10.0.0.1:80 TCP")),
-            ("[fd00::1]:80/udp", Some("[fd00::1]:80 UDP")),
-            ("[::ffff:10.0.0.1]:80", Some("10.0.0.1:80 TCP")),
-            ("10.0.0.1:0", Some("10.0.0.1:0 TCP")),
-            ("10.0.0.1", None),
-            ("10.0.0.1:", None),
-            ("10.0.0.1:+80", None),
-            ("10.0.0.1:65536", None),
-            ("10.0.0.1:80/", None),
-            ("10.0.0.1:80/icmp", None),
-            ("10.0.0.1:80/tcp/udp", None),
-            ("fd00::1:80", None),
-            ("[10.0.0.1]:80", None),
-            ("[fd00::1:80", None),
-            ("web:80", None),
-            ("", None),
-        ] {
-            let got = destination(text).ok().map(|to| format!("{} {}", to.address, to.protocol));
-            assert_eq!(got.as_deref(), want, "{text:?}");
-        }
-    }
 }

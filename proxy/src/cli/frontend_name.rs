@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
+use super::get::labels::ServicePort;
 use crate::model::{
     address::IpFamily,
-    frontend::{Frontend, FrontendAddress, View},
+    frontend::{Frontend, FrontendAddress, FrontendKey, View},
 };
 
 #[derive(Debug, Serialize)]
@@ -27,6 +28,23 @@ impl From<&Frontend> for FrontendName {
             port: frontend.key.port,
             protocol: frontend.key.protocol.to_string(),
         }
+    }
+}
+
+impl FrontendName {
+    /// The name of a frontend as the maps have it.
+    pub fn of(key: FrontendKey, service: ServicePort, kind: &'static str) -> Self {
+        let ServicePort { service, port_name } = service;
+        let (address, protocol) = (key.address.to_string(), key.protocol.to_string());
+        Self { service, port_name, kind, address, port: key.port, protocol }
+    }
+
+    /// The text of a table cell.
+    pub fn text(&self) -> String {
+        let Self { service, port_name, kind, address, port, protocol } = self;
+        let address = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        let name = if port_name.is_empty() { String::new() } else { format!(":{port_name}") };
+        format!("{kind} {address}:{port}/{protocol} of {service}{name}")
     }
 }
 

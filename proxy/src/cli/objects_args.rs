@@ -1,24 +1,31 @@
 //! The source of objects of commands that ask the model: manifests, or the archive of a report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{
+    control,
     policy_args::PolicyArgs,
-    report::{OBJECTS, POLICY, archive::Report},
+    report::{
+        OBJECTS, POLICY,
+        archive::{MAX_FILE, Report},
+    },
 };
 use crate::{
     kube_proxy_config::ConfigFile,
     manifests::{self, ManifestError, Manifests},
     model::{name_server::NameServer, policy::Policy},
-    observe::policy_record::PolicyRecord,
+    observe::{
+        control::{ControlRequest, OBJECTS_END},
+        policy_record::PolicyRecord,
+    },
 };
 
 #[derive(Debug, clap::Args)]
 pub struct ObjectsArgs {
     /// A directory of YAML files, or one file
-    #[arg(long, value_name = "DIR", required_unless_present = "report", conflicts_with = "report")]
+    #[arg(long, value_name = "DIR", conflicts_with = "report")]
     manifests: Option<PathBuf>,
     /// The archive of `portreeve report`, with its objects and the policy of its agent
     #[arg(long, value_name = "FILE", conflicts_with_all = ["PolicyArgs", "NameServerArgs"])]
@@ -34,8 +41,13 @@ pub struct Loaded {
 }
 
 impl ObjectsArgs {
+    /// Whether objects were named.
+    pub fn are_given(&self) -> bool {
+        self.manifests.is_some() || self.report.is_some()
+    }
+
     /// Reads the objects; `load` reads manifests.
-    pub fn load(&self, load: fn(&std::path::Path) -> Result<Manifests, ManifestError>) -> Result<Loaded> {
+    pub fn load(&self, load: fn(&Path) -> Result<Manifests, ManifestError>) -> Result<Loaded> {
         let Some(path) = &self.report else {
             let path = self.manifests.as_deref().context("give --manifests or --report")?;
             return Ok(Loaded { manifests: load(path)?, of_report: None, report: String::new() });
@@ -49,6 +61,17 @@ impl ObjectsArgs {
 }
 
 impl Loaded {
+    /// The objects of a running agent, with its policy. Errors: none listens, or it has no time for the request.
+    pub fn of_agent(socket: &Path) -> Result<Self> {
+        let no_agent = || format!("no agent runs: nothing listens on {}", socket.display());
+        let policy = control::request::<Option<PolicyRecord>>(socket, ControlRequest::Policy)?;
+        let policy = policy.with_context(no_agent)?.context("the agent's loop is busy")?;
+        let text = control::text(socket, ControlRequest::Objects, MAX_FILE)?.with_context(no_agent)?;
+        ensure!(text.ends_with(OBJECTS_END), "the agent did not send all its objects");
+        let manifests = manifests::parse("the objects of the agent", &text);
+        Ok(Self { manifests, of_report: Some(policy), report: "the agent".to_owned() })
+    }
+
     /// The policy of the report, else that of the flags with this name server.
     pub fn policy(
         &self,
@@ -62,6 +85,12 @@ impl Loaded {
             }
             None => Ok(Policy { name_server, ..flags.policy(file.map(|file| &file.settings))? }),
         }
+    }
+
+    /// The policy of the agent or of the report.
+    pub fn own_policy(&self) -> Result<Policy> {
+        let record = self.of_report.clone().context("the objects have no policy")?;
+        record.policy().map_err(|error| anyhow!("{}: {POLICY}: {error}", self.report))
     }
 
     /// Errors: the objects that only DNS uses are not there.

@@ -6,7 +6,7 @@
 use std::{process::ExitCode, thread};
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use serde::Serialize;
 
 use super::{
@@ -27,6 +27,7 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("source").args(["manifests", "report"]).required(true)))]
 pub struct Args {
     #[command(flatten)]
     objects: ObjectsArgs,

@@ -14,6 +14,7 @@ mod neighbours;
 mod netlink;
 mod netns;
 mod network;
+mod route_to;
 mod routes;
 mod xfrm;
 
@@ -29,6 +30,7 @@ pub use neighbours::refresh_neighbours;
 pub use netlink::{NetlinkError, read_notification};
 pub use netns::{netns_addresses, netns_cookie};
 pub use network::{Address, Link, LinkKind, Network, PeerNetns, watch_network};
+pub use route_to::device_towards;
 #[cfg(test)]
 pub use routes::Route;
 pub use routes::{Routes, watch_routes};

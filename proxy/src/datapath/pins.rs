@@ -143,7 +143,7 @@ impl Pins {
     }
 
     pub fn links(&self) -> PathBuf {
-        self.dir.join("links")
+        links_of(&self.dir)
     }
 
     /// Pins the maps of other versions with a known layout under this version, too, until
@@ -223,6 +223,11 @@ fn remove_emptied(dir: &Path) -> Result<(), PinError> {
 fn detach_order(link: &Path) -> Option<usize> {
     let name = link.file_name()?.to_str()?;
     PROGRAMS.iter().position(|program| *program == name)
+}
+
+/// The directory of the links below a pin directory.
+pub fn links_of(dir: &Path) -> PathBuf {
+    dir.join("links")
 }
 
 /// The directory of the maps of an ABI version below a pin directory.

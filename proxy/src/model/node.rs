@@ -31,6 +31,16 @@ pub enum Source {
     Outside,
 }
 
+impl Source {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::Outside => "outside",
+        }
+    }
+}
+
 /// Flags and Node object combined. Rebuilt when either changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalNode {

@@ -16,7 +16,9 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 use proxy::{
-    datapath::{self, Access, Busy, Device, DeviceTable, KernelMaps, MmapArray, Pins, Programs, pin_name},
+    datapath::{
+        self, Access, Busy, Device, DeviceTable, Explainer, KernelMaps, MmapArray, Pins, Programs, pin_name,
+    },
     index::{Change, Index},
     model::policy::Policy,
     reconcile::{LbMaps as _, Reconciler, UnclaimedNetworks},
@@ -159,6 +161,12 @@ impl ProgramFixture {
     /// Runs XDP on a frame received at a device. Returns its action and the frame afterwards.
     pub fn run_xdp(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>)> {
         Ok(self.programs.run_xdp(frame, device)?)
+    }
+
+    /// The programs that answer questions about flows, on these maps.
+    pub fn explainer(&self, config: Config) -> Result<Explainer> {
+        let config = Config { flags: config.flags.with(ConfigFlags::PACKET_PLANE, true), ..config };
+        Ok(Explainer::with_config(&self.pins.maps(), config)?)
     }
 
     pub fn fd(&self, program: &'static str) -> Result<BorrowedFd<'_>> {

@@ -16,8 +16,12 @@ use aya::{
         Xdp,
     },
 };
-use proxy_ebpf::abi::{
-    Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
+use proxy_ebpf::{
+    abi::{
+        Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL,
+        map,
+    },
+    explain,
 };
 use tracing::{Level, debug, enabled, info, warn};
 
@@ -45,7 +49,7 @@ const LOG_RING: &str = "AYA_LOGS";
 pub const LOGS_OFF: u8 = 0;
 const LOGS_DEBUG: u8 = 4;
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf"));
 
 /// The embedded object. It is not needed after the programs are loaded.
 pub fn object() -> &'static [u8] {
@@ -254,7 +258,8 @@ impl Programs {
             .ebpf
             .maps()
             .map(|(name, _)| name)
-            .filter(|name| !name.starts_with('.') && *name != LOG_RING && !map::SCRATCH.contains(name));
+            .filter(|name| !name.starts_with('.') && *name != LOG_RING && !map::SCRATCH.contains(name))
+            .filter(|name| *name != explain::SCRATCH);
         (programs, maps.map(ToOwned::to_owned).collect())
     }
 }

@@ -17,6 +17,7 @@ use aya::Pod;
 #[derive(Clone, Copy)]
 enum Command {
     MapCreate = 0,
+    MapLookup = 1,
     MapUpdate = 2,
     ProgramLoad = 5,
     ObjectPin = 6,
@@ -260,6 +261,11 @@ pub fn device_link(link: BorrowedFd<'_>) -> io::Result<DeviceLinkInfo> {
     }
 }
 
+/// The id of the program of a link.
+pub fn program_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(link_info(link)?.program_id)
+}
+
 fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attr = InfoByFd {
@@ -419,6 +425,17 @@ pub fn run_program(program: BorrowedFd<'_>) -> io::Result<u32> {
     };
     bpf(Command::ProgramTestRun, &mut attr)?;
     Ok(attr.verdict)
+}
+
+/// Reads an element of a map. `key` and `value` have the sizes of the map. Errors: there is no such element.
+pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attr = MapUpdate {
+        map_fd: raw(map),
+        key: key.as_ptr().expose_provenance() as u64,
+        value: value.as_mut_ptr().expose_provenance() as u64,
+        ..MapUpdate::default()
+    };
+    bpf(Command::MapLookup, &mut attr).map(drop)
 }
 
 /// Waits until every running program has ended. Takes milliseconds: call it from a thread that may block.
