@@ -80,5 +80,7 @@ flags! {
         /// Only sockets in the host netns are translated, to the node's own addresses, as packets to these pass no device
         /// (`--socket-lb off`).
         OWN_ADDRESSES_ONLY = 7;
+        /// Packets of flows are not counted: the other side of a measurement.
+        UNCOUNTED_FLOWS = 8;
     }
 }

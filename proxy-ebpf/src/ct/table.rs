@@ -15,9 +15,9 @@ use aya_ebpf::{
 };
 use proxy_ebpf::{
     abi::{
-        BUCKET, Bucket, Direction, FLOWS_PER_BUCKET, Flow, FlowCounters, FlowDirection, FlowFlags, FlowRef,
-        FlowState, FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment, Tuple, TupleHash,
-        TupleKind, TupleV4, TupleV6,
+        BUCKET, Bucket, ConfigFlags, Direction, FLOWS_PER_BUCKET, Flow, FlowCounters, FlowDirection,
+        FlowFlags, FlowRef, FlowState, FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment,
+        Tuple, TupleHash, TupleKind, TupleV4, TupleV6,
         flow_state::{BitChange, tcp},
         hash_v4, hash_v6, map,
     },
@@ -27,7 +27,7 @@ use proxy_ebpf::{
 use super::counters;
 use crate::{
     atomic, clock,
-    config::{max_flows, timeouts},
+    config::{flags as flags_of_config, max_flows, timeouts},
     family::{V4, V6, Words, same},
     lb::{Tables, affinity},
     packet::Headers,
@@ -105,7 +105,7 @@ macro_rules! flows {
             };
             let direction = if is_reply != 0 { FlowDirection::Reply } else { FlowDirection::Original };
             let is_alive = flow.used_for(direction, &segment);
-            if is_alive {
+            if is_alive && !flags_of_config().contains(ConfigFlags::UNCOUNTED_FLOWS) {
                 counters::count::<$family>(slot, direction, (flags >> 32) as u32);
             }
             is_alive.into()

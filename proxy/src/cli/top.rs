@@ -40,7 +40,8 @@ Columns:
   REFUSE/S  connections and packets that Portreeve refused; the tab Refusals has the reasons
   FAIL/S    TCP connections of this node's sockets that were refused by the backend, timed out, found no way, were given up, or
             were reset before the first byte
-  SENT/S    bytes to backends and from backends (RECV/S) over TCP connections of this node's sockets, counted when one closes
+  SENT/S    bytes to backends and from backends (RECV/S): of TCP connections of this node's sockets, and of a Service the packets
+            of its flows; those of open connections are added every ten seconds
   P99       time to connect of 99 in 100 of them: between the bounds of a histogram, so `<=1ms` means above 0.5 ms, too
   OPEN      TCP connections of this node's sockets that are open
   SHARE     of the connections of a Service since `top` began

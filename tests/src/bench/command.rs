@@ -39,6 +39,9 @@ struct Connect {
     /// The highest acceptable ratio of ClusterIP to direct
     #[arg(long, default_value_t = 1.05)]
     limit: f64,
+    /// Measure again without the program that counts the connections of sockets
+    #[arg(long)]
+    compare_counting: bool,
 }
 
 /// Connects to one ClusterIP while its backends change, and reports failures and answers of wrong backends.
@@ -135,9 +138,11 @@ pub fn run() -> Result<()> {
 }
 
 async fn connect(arguments: &Connect) -> Result<()> {
-    let Connect { services, rounds, connects, limit } = *arguments;
+    let Connect { services, rounds, connects, limit, compare_counting } = *arguments;
     println!("{services} Services, {rounds} rounds of {connects} connects per path");
-    let report = connect::run(&connect::Parameters { services, rounds, connects }).await?;
+    let parameters =
+        connect::Parameters { services, rounds, connects, is_counting_compared: compare_counting };
+    let report = connect::run(&parameters).await?;
     println!("{report}");
     let above_limit = report.above_limit(limit);
     ensure!(

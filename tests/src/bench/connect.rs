@@ -8,18 +8,23 @@ mod client;
 mod report;
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    path::Path,
     process::ChildStdout,
+    sync::Arc,
     thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use proxy_ebpf::abi::SOCK_OPS;
 use serde::{Deserialize, Serialize};
 
 use super::{process, sockets};
 use crate::lab::{
     cluster::{Cluster, Placement, pod_network, service_network},
+    kernel::cgroup::Cgroup,
     objects::{Condition, EndpointObject, Port, ServiceObjects},
     pod::Pod,
     traffic::Protocol,
@@ -36,6 +41,8 @@ pub struct Parameters {
     pub rounds: u32,
     /// Connects per path and round.
     pub connects: u32,
+    /// Measures again without the program that counts the connections of sockets.
+    pub is_counting_compared: bool,
 }
 
 /// The ports of the Service. Its pod serves other ports, so that an untranslated connection fails.
@@ -56,22 +63,52 @@ pub async fn run(parameters: &Parameters) -> Result<Report> {
     let ports = PORTS.map(|(protocol, port)| Port::new(protocol, port));
     let serving = ServerTask { tcp: ports[0].target, udp: ports[1].target };
     let (_serving, _output) = started(process::start(&serving, server.netns(), server.cgroup())?)?;
-    let mut report = Report::default();
-    for port in ports {
-        for (direct, vip) in server.addresses.both().into_iter().zip(vip.cluster_ips.iter()) {
-            let task = Task {
-                protocol: port.protocol,
-                direct: SocketAddr::new(direct, port.target),
-                vip: SocketAddr::new(*vip, port.port),
-                rounds: parameters.rounds,
-                connects: parameters.connects,
-                bare: bare.path().to_owned(),
-                covered: client.cgroup().path().to_owned(),
-            };
-            report.comparisons.push(compare(task, &client).await?);
-        }
+    let setting = Setting { ports, server, client, vip, bare };
+    let mut report = Report { comparisons: setting.compare(parameters).await?, uncounted: Vec::new() };
+    if parameters.is_counting_compared {
+        // Without an agent nobody attaches it again.
+        cluster.node(0).terminate_agent().await?;
+        detach_counting(cluster.node(0).bpffs())?;
+        report.uncounted = setting.compare(parameters).await?;
     }
     Ok(report)
+}
+
+/// Removes the pin of the program that counts connections, and with it the link.
+fn detach_counting(bpffs: &Path) -> Result<()> {
+    let pin = bpffs.join("links").join(SOCK_OPS);
+    fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))
+}
+
+/// The two ends, and the Service between them.
+struct Setting {
+    ports: [Port; 2],
+    server: Arc<Pod>,
+    client: Arc<Pod>,
+    vip: ServiceObjects,
+    /// Without the programs.
+    bare: Cgroup,
+}
+
+impl Setting {
+    async fn compare(&self, parameters: &Parameters) -> Result<Vec<Comparison>> {
+        let mut comparisons = Vec::new();
+        for port in self.ports {
+            for (direct, vip) in self.server.addresses.both().into_iter().zip(self.vip.cluster_ips.iter()) {
+                let task = Task {
+                    protocol: port.protocol,
+                    direct: SocketAddr::new(direct, port.target),
+                    vip: SocketAddr::new(*vip, port.port),
+                    rounds: parameters.rounds,
+                    connects: parameters.connects,
+                    bare: self.bare.path().to_owned(),
+                    covered: self.client.cgroup().path().to_owned(),
+                };
+                comparisons.push(compare(task, &self.client).await?);
+            }
+        }
+        Ok(comparisons)
+    }
 }
 
 async fn compare(task: Task, client: &Pod) -> Result<Comparison> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressBar;
-use proxy_ebpf::abi::XDP_EXTERNAL;
+use proxy_ebpf::abi::{Config, ConfigFlags, XDP_EXTERNAL};
 
 use crate::{
     differential::{
@@ -25,7 +25,7 @@ mod report;
 
 use empty::{Empty, ProgramType};
 pub use report::Report;
-use report::{PacketRow, Times};
+use report::{CountingRow, PacketRow, Times};
 
 #[derive(Debug, Clone)]
 pub struct Parameters {
@@ -57,23 +57,31 @@ const PROGRAMS: [MeasuredProgram; 3] = [
 ];
 
 pub fn run(parameters: &Parameters, progress: &ProgressBar) -> Result<Report> {
-    progress.set_length(parameters.flows.len() as u64 * 2 * PROGRAMS.len() as u64 * 2);
+    progress.set_length(parameters.flows.len() as u64 * 2 * PROGRAMS.len() as u64 * 3);
     network_with_neighbours()?.run(|| {
         let mut report = Report::default();
         for flows in &parameters.flows {
             for is_v6 in [false, true] {
                 // New maps, so that no row finds the flows of another.
-                let mut bench = Bench::new(*flows, is_v6, parameters.runs)?;
+                let mut bench = Bench::new(fixture::CONFIG, *flows, is_v6, parameters.runs)?;
+                let mut uncounted = Bench::new(uncounted(), *flows, is_v6, parameters.runs)?;
                 for program in &PROGRAMS {
                     report.rows.push(bench.established(program)?);
                     progress.inc(1);
                     report.rows.push(bench.new_flows(program)?);
+                    progress.inc(1);
+                    report.counting.push(bench.counting(&mut uncounted, program)?);
                     progress.inc(1);
                 }
             }
         }
         Ok(report)
     })
+}
+
+/// The programs without the counters of flows.
+fn uncounted() -> Config {
+    Config { flags: ConfigFlags::UNCOUNTED_FLOWS, ..fixture::CONFIG }
 }
 
 /// A network with neighbour entries for the backends.
@@ -102,8 +110,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
-        let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
+    fn new(config: Config, flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
+        let mut fixture = ProgramFixture::new(None, config)?;
         fixture.load_objects(objects::policy(), objects::changes())?;
         let mut bench = Self { fixture, is_v6, known: Vec::new(), created: 0, runs, rng: Rng::new() };
         let mut failures = FailureBudget::with(flows);
@@ -154,10 +162,30 @@ impl Bench {
     }
 
     fn established(&mut self, program: &MeasuredProgram) -> Result<PacketRow> {
-        self.row(program, "established", |bench| {
-            let at = bench.rng.below(bench.known.len() as u64);
-            bench.first_of(bench.known[at as usize]).next()
-        })
+        self.row(program, "established", Self::next_established)
+    }
+
+    fn next_established(&mut self) -> Packet {
+        let at = self.rng.below(self.known.len() as u64);
+        self.first_of(self.known[at as usize]).next()
+    }
+
+    /// Packets of established flows, alternately here and by programs that do not count them.
+    fn counting(&mut self, uncounted: &mut Self, program: &MeasuredProgram) -> Result<CountingRow> {
+        let empty = Empty::load(program.kind)?;
+        let (mut with, mut without) = (Times::default(), Times::default());
+        let mut failures = FailureBudget::with(2 * self.runs);
+        for _ in 0..self.runs {
+            for (bench, times) in [(&mut *self, &mut with), (&mut *uncounted, &mut without)] {
+                let packet = bench.next_established();
+                match bench.time(program, packet, &empty) {
+                    Ok((took, _)) => times.push(took),
+                    Err(error) => failures.count(error)?,
+                }
+            }
+        }
+        let flows = u32::try_from(self.known.len())?;
+        Ok(CountingRow { program: program.name, is_v6: self.is_v6, flows, with, without })
     }
 
     fn new_flows(&mut self, program: &MeasuredProgram) -> Result<PacketRow> {

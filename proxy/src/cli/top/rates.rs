@@ -257,7 +257,10 @@ struct Counts {
 
 impl Counts {
     fn of_service(counts: &ServiceConnections) -> Self {
-        let ServiceConnections { failures, sent, received, retransmissions, .. } = *counts;
+        let ServiceConnections { failures, sent, received, retransmissions, forwarded, .. } = *counts;
+        // A connection is in one of both planes.
+        let [to_backends, from_backends] = forwarded.map(|traffic| traffic.bytes);
+        let (sent, received) = (sent.wrapping_add(to_backends), received.wrapping_add(from_backends));
         Self { failures, sent, received, retransmissions }
     }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use proxy_ebpf::abi::ServiceStats;
+use proxy_ebpf::abi::{ServiceStats, Traffic};
 
 use super::*;
 use crate::model::address::IpFamily;
@@ -61,6 +61,7 @@ fn a_rate_is_the_growth_in_a_second() {
         retransmissions: 1,
         round_trips: 900,
         round_trip_samples: 3,
+        forwarded: [1_000, 2_000].map(|bytes| Traffic { packets: 9, bytes }),
         ..connections(1, times)
     };
     let row = row(service(before, 200), service(now, 240));
@@ -68,7 +69,7 @@ fn a_rate_is_the_growth_in_a_second() {
     assert_eq!(row.opened_per_second, Some(5.0));
     assert_eq!(row.tcp.failures_per_second, Some(1.5));
     assert_eq!(row.tcp.failures, Some([1, 0, 2, 0, 0]));
-    assert_eq!((row.tcp.sent_bytes_per_second, row.tcp.received_bytes_per_second), (Some(2e3), Some(4e3)));
+    assert_eq!((row.tcp.sent_bytes_per_second, row.tcp.received_bytes_per_second), (Some(2.5e3), Some(5e3)));
     assert_eq!(row.tcp.retransmissions_per_second, Some(0.5));
     assert_eq!(row.connect_p99, Some(Bounds { above: 500_000, at_most: Some(1_000_000) }));
     assert_eq!((row.round_trip_seconds, row.open), (Some(0.0003), 105));
