@@ -57,7 +57,7 @@ impl SocketReader {
         Ok(Self { link })
     }
 
-    /// Reads all sockets once: about a microsecond for each.
+    /// Reads all sockets once. Blocks for as long as that takes.
     pub fn run(&self) -> io::Result<()> {
         let mut run = iterator(self.link.as_fd())?;
         // The program prints nothing. After a million sockets the kernel returns from the system call, and goes on with the next.
