@@ -70,7 +70,7 @@ enum Verb {
     /// Show the frontends that would be programmed on a node; needs no privileges
     Plan(plan::Args),
     /// Show the verdict on one flow, with the reason
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
     /// Show the busiest Services and DNS clients live: connections, bytes, failures, time to connect
     Top(top::Args),
     /// Connect from this node to every backend and frontend, and show which connections fail and why; exit code 1 if one does
@@ -168,7 +168,7 @@ impl Verb {
             Self::Status(args) => status::run(args),
             Self::Check(args) => check::run(args),
             Self::Get(args) => get::run(args),
-            Self::Explain(args) => explain::run(args, file.as_ref()),
+            Self::Explain(args) => explain::run(*args, file.as_ref()),
             Self::Top(args) => top::run(args),
             Self::Connectivity(args) => connectivity::run(args),
             Self::Report(args) => report::run(args),
