@@ -21,10 +21,10 @@ pub use attach::{
     repair, select_devices, start_sweeper,
 };
 pub use kernel::{
-    CgroupScope, EnvironmentError, Jiffies, NetlinkError, Network, NetworkListing, Routes, cgroup_root,
-    cgroup_scope, device_towards, grace_period, ipsec_policies, local_addresses, netns_addresses,
-    netns_cookie, now, read_notification, refresh_neighbours, require_capabilities, require_cgroup,
-    watch_network, watch_routes,
+    CgroupScope, EnvironmentError, Jiffies, Neighbour, NetlinkError, Network, NetworkListing, NextHop,
+    PathSize, Routes, cgroup_root, cgroup_scope, device_towards, grace_period, ipsec_policies,
+    local_addresses, netns_addresses, netns_cookie, next_hop, now, path_size, read_notification,
+    refresh_neighbours, require_capabilities, require_cgroup, resolved_next_hop, watch_network, watch_routes,
 };
 pub use maps::{
     Access, FlowSelection, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError,

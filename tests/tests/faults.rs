@@ -3,7 +3,9 @@
 
 use std::{
     fs,
+    net::{SocketAddr, TcpListener},
     process::{Command, Output},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -105,6 +107,119 @@ async fn a_backend_whose_pod_is_gone_is_unreachable() -> Result<()> {
     let address = pod.addresses.v4.to_string();
     let mut of_pod = lines.filter(|line| line.contains(&address));
     ensure!(of_pod.any(|line| line.contains(&words.join(" "))), "{table}");
+    Ok(())
+}
+
+/// The line of `connectivity` with these words in succession, whatever the widths of its columns.
+fn line_with(table: &str, address: &str, words: &str) -> Result<()> {
+    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines = table.lines().filter(|line| line.contains(address)).map(squeezed);
+    ensure!(lines.any(|line| line.contains(words)), "`{words}` is in no line of {address}: {table}");
+    Ok(())
+}
+
+/// The kernel of the pod accepts, its process does not.
+#[tokio::test]
+async fn a_backend_that_accepts_and_never_answers_is_named() -> Result<()> {
+    let cluster = Cluster::start("fault-mute").await;
+    // Not dialled before: a backend that has ever answered is not told by its sums, but by `top`.
+    let web = cluster.service("web").tcp(80).backends(["mute"]).unawaited().await;
+    let (pod, target) = (cluster.pod("mute").start().await, web.port(0).target);
+    pod.stop(Protocol::Tcp, target).await?;
+    let at = SocketAddr::new(pod.addresses.v4.into(), target);
+    let _listener = pod.netns().run(|| TcpListener::bind(at).context("the port is free"))?;
+    let node = cluster.node(0);
+    eventually("the Service is served", async || {
+        let output = command(node, &["get", "backends", "web"])?;
+        ensure!(text(&output.stdout).contains(&at.to_string()), "{output:?}");
+        Ok(())
+    })
+    .await;
+    let dials = cluster.pod("client").dials(web.vip()).timeout_after(Duration::from_millis(200));
+    dials.times(4).at_once(4).report().await;
+    eventually("connectivity tells that it is mute", async || {
+        let output = command(node, &["connectivity", "--service", "web"])?;
+        line_with(&text(&output.stdout), &at.to_string(), "accepts, but over")
+    })
+    .await;
+    let json = command(node, &["connectivity", "--service", "web", "-o", "json"])?;
+    let report: Value = serde_json::from_slice(&json.stdout)?;
+    let results: Vec<_> = report["connections"].as_array().context("a list")?.iter().collect();
+    ensure!(results.iter().any(|one| one["result"] == "unanswered"), "{report:#}");
+    Ok(())
+}
+
+/// As of a network plugin that did not clean up.
+#[tokio::test]
+async fn a_permanent_neighbour_entry_is_named() -> Result<()> {
+    let cluster = Cluster::start("fault-neighbour").await;
+    cluster.service("web").tcp(80).backends(["a"]).await;
+    let (pod, node) = (cluster.pod("a").start().await, cluster.node(0));
+    let address = pod.addresses.v4.to_string();
+    let entry =
+        ["neigh", "replace", &address, "lladdr", "02:00:00:00:00:66", "dev", "pods", "nud", "permanent"];
+    node.netns().run(|| {
+        let done = Command::new("ip").args(entry).output()?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(())
+    })?;
+    let output = command(node, &["connectivity", "--service", "web", "--timeout", "1"])?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    line_with(
+        &text(&output.stdout),
+        &address,
+        "its neighbour entry on pods is permanent with 02:00:00:00:00:66",
+    )
+}
+
+/// A device on the way drops what is larger, and tells nobody.
+#[tokio::test]
+async fn a_path_that_loses_large_packets_is_named() -> Result<()> {
+    let cluster = Cluster::start("fault-mtu").nodes(2).await;
+    cluster.service("web").tcp(80).backends(["near", "far"]).await;
+    let far = cluster.pod("far").on(1).start().await;
+    let node = cluster.node(0);
+    let all = ["connectivity", "--service", "web", "--timeout", "1"];
+    let output = command(node, &all)?;
+    ensure!(text(&output.stdout) == "6 of 6 connections succeeded\n", "{output:?}");
+    let drops = "table inet fault { chain pre { type filter hook prerouting priority -300; meta length > 1400 drop\n }\n }";
+    firewall::filter(far.netns(), drops)?;
+    let output = command(node, &all)?;
+    ensure!(output.status.success(), "a warning: {output:?}");
+    for address in [far.addresses.v4.to_string(), far.addresses.v6.to_string()] {
+        line_with(&text(&output.stdout), &address, "bytes are lost, and no ICMP error says so")?;
+    }
+    ensure!(
+        text(&output.stdout).ends_with("6 of 6 connections succeeded, 2 of them with a warning\n"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
+/// Whose ARP nobody answers.
+#[tokio::test]
+async fn an_address_that_nobody_announces_is_named() -> Result<()> {
+    let cluster = Cluster::start("fault-vip").nodes(2).await;
+    let ips = ["172.18.0.200", "172.18.0.201"].map(|ip| ip.parse().expect("an address"));
+    cluster.service("web").tcp(80).load_balancer_ips(ips).backends(["a"]).await;
+    // Another machine has the second one.
+    cluster.node(1).netns().run(|| {
+        let done = Command::new("ip").args(["addr", "add", "172.18.0.201/32", "dev", "eth0"]).output()?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(())
+    })?;
+    // Of the node's own cgroup, so that its connections are translated as those of its processes are.
+    let node = cluster.node(0);
+    let mut command = Command::new("sh");
+    let enters = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", node.cgroup().path().display());
+    command.args(["-c", &enters, "sh"]).arg(portreeve()?).args(["connectivity", "--service", "web"]);
+    command.arg("--bpffs").arg(node.bpffs()).arg("--run-dir").arg(node.setting().run_dir());
+    let output = node.netns().run(|| command.output().context("it starts"))?;
+    ensure!(output.status.success(), "{output:?}");
+    let table = text(&output.stdout);
+    line_with(&table, "172.18.0.200:80", "unannounced")?;
+    line_with(&table, "172.18.0.200:80", "answers ARP for 172.18.0.200, so clients outside cannot reach it")?;
+    ensure!(!table.contains("172.18.0.201"), "it is announced: {table}");
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::datapath::{self, InspectError, KernelMaps};
 
 mod affinity;
 mod backends;
-mod connection_counts;
+pub mod connection_counts;
 mod connections;
 pub mod details;
 pub mod dns;

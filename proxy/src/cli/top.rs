@@ -47,6 +47,7 @@ Columns:
   SHARE     of the connections of a Service since `top` began
   RTT       smoothed round-trip time of connections that closed
   RETR/S    segments sent again
+  STATE     ready, terminating, or unanswered: connections closed in the interval, and the backend had sent nothing
   FLOWS     of the packet plane, and their bytes so far (SENT, RECEIVED), by client
 
 `-` is unknown: the first reading, a new Service or backend, or counters that began anew. `top --once -o json` prints two readings

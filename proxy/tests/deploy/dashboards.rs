@@ -63,7 +63,7 @@ const PANELS: [Panel; 8] = [
         )],
     ),
     panel(
-        "Bytes of closed connections",
+        "Bytes",
         "Bps",
         &[
             ("sum(rate(portreeve_service_tcp_sent_bytes_total{SERVICE}[RATE]))", "to backends"),

@@ -1,9 +1,8 @@
 //! The faults that one command names, each with the test that holds the words. `docs/troubleshooting.md` has the same lines, with
 //! remedies.
 //!
-//! Faults without a line, as no command names them yet: a sidecar that redirects a pod's connections, a backend that accepts and never
-//! answers, a path with a smaller MTU, an asymmetric route (only strict rp_filter), a permanent neighbour entry with another
-//! machine's address, a VIP that no node announces.
+//! Faults without a line, as no command names them yet: a sidecar that redirects a pod's connections, an asymmetric route (only strict
+//! rp_filter).
 
 /// A fault.
 pub struct Fault {
@@ -261,6 +260,37 @@ pub const FAULTS: &[Fault] = &[
             "no route, or no neighbour answers",
         ],
         [NODE, "a_backend_whose_pod_is_gone_is_unreachable"],
+    ),
+    fault(
+        ["a backend accepts and never answers", "connectivity", "unanswered", "accepts, but over"],
+        [NODE, "a_backend_that_accepts_and_never_answers_is_named"],
+    ),
+    fault(
+        [
+            "a permanent neighbour entry of another machine",
+            "connectivity",
+            "silent",
+            "its neighbour entry on pods is permanent",
+        ],
+        [NODE, "a_permanent_neighbour_entry_is_named"],
+    ),
+    fault(
+        [
+            "a path with a smaller MTU, which nothing tells",
+            "connectivity",
+            "large_packets_lost",
+            "bytes are lost, and no ICMP error says so",
+        ],
+        [NODE, "a_path_that_loses_large_packets_is_named"],
+    ),
+    fault(
+        [
+            "an external address that nothing announces",
+            "connectivity",
+            "unannounced",
+            "answers ARP for 172.18.0.200",
+        ],
+        [NODE, "an_address_that_nobody_announces_is_named"],
     ),
     fault(
         [

@@ -61,6 +61,13 @@ impl ConnectionCounts {
     }
 }
 
+/// Whether a backend took bytes on closed connections, and never sent any. A FIN counts as a byte on either side, and a few
+/// connections may be probes that send nothing.
+pub fn is_unanswered(closed: u64, sent: u64, received: u64) -> bool {
+    const LEAST: u64 = 3;
+    closed >= LEAST && received <= closed && sent > closed.saturating_mul(2)
+}
+
 /// Two digits behind the point: on one machine a round trip takes some hundredths.
 fn milliseconds(microseconds: u64) -> String {
     format!("{}.{:02}ms", microseconds / 1000, microseconds % 1000 / 10)
@@ -69,6 +76,21 @@ fn milliseconds(microseconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backend_without_any_byte_is_unanswered() {
+        for (closed, sent, received, want) in [
+            (3, 300, 0, true),
+            (3, 300, 3, true),
+            (3, 300, 4, false),
+            (2, 300, 0, false),
+            (50, 50, 0, false),
+            (0, 0, 0, false),
+            (u64::MAX, u64::MAX, 0, false),
+        ] {
+            assert_eq!(is_unanswered(closed, sent, received), want, "{closed} {sent} {received}");
+        }
+    }
 
     #[test]
     fn cells_are_short() {

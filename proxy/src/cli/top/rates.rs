@@ -9,7 +9,10 @@ use proxy_ebpf::abi::{BackendConnections, CONNECT_BOUNDS, ConnectFailure, DropRe
 use serde::{Serialize, Serializer};
 
 use super::reading::{BackendId, BackendReading, Reading, ServiceReading};
-use crate::{cli::get::labels::ServicePort, model::address::Protocol};
+use crate::{
+    cli::get::{connection_counts::is_unanswered, labels::ServicePort},
+    model::address::Protocol,
+};
 
 const NANOSECONDS: f64 = 1e9;
 const MICROSECONDS: f64 = 1e6;
@@ -193,7 +196,7 @@ impl Interval<'_> {
             name: service.name.clone(),
             protocol: service.protocol,
             address: now.address,
-            state: if now.is_terminating { "terminating" } else { "ready" },
+            state: state(before, now),
             share,
             opened_per_second: before.and_then(|before| self.rate(before.tcp.opened, now.tcp.opened)),
             tcp: self.tcp(before.map(|before| Counts::of_backend(&before.tcp)), Counts::of_backend(&now.tcp)),
@@ -244,6 +247,20 @@ impl BackendReading {
     fn is_same(&self, other: &Self) -> bool {
         (self.service, self.address, self.tcp.generation)
             == (other.service, other.address, other.tcp.generation)
+    }
+}
+
+/// `unanswered`: in the interval connections closed to which the backend had sent nothing.
+fn state(before: Option<&BackendReading>, now: &BackendReading) -> &'static str {
+    let grown = |of: fn(&BackendConnections) -> u64| {
+        before.and_then(|before| of(&now.tcp).checked_sub(of(&before.tcp))).unwrap_or_default()
+    };
+    let (closed, sent, received) =
+        (grown(|tcp| tcp.closed), grown(|tcp| tcp.sent), grown(|tcp| tcp.received));
+    match now.is_terminating {
+        true => "terminating",
+        false if is_unanswered(closed, sent, received) => "unanswered",
+        false => "ready",
     }
 }
 

@@ -54,8 +54,8 @@ const HELP: &[&str] = &[
     "q Ctrl-C        quit",
     "",
     "CONN/S counts sockets and packets. FAIL/S, bytes, P99 and OPEN are of TCP",
-    "connections of this node's sockets; bytes count when one closes. Clients are",
-    "of the packet plane: connections of sockets bring no address of a client.",
+    "connections of this node's sockets; bytes of open ones come every 10 s.",
+    "Clients are of the packet plane: connections of sockets bring no address.",
     "`-` is not known yet. `portreeve top --help` has all columns.",
 ];
 

@@ -67,7 +67,7 @@ async fn stale(handle: &Handle, devices: &BTreeSet<u32>) -> Result<Vec<(u32, IpA
     clippy::wildcard_enum_match_arm,
     reason = "a neighbour has ten other attributes, and few have no IP address"
 )]
-fn address(message: &NeighbourMessage) -> Option<IpAddr> {
+pub fn address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some((*ip).into()),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some((*ip).into()),

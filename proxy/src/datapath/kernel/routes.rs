@@ -84,7 +84,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other kinds are no IP addresses")]
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),

@@ -146,6 +146,20 @@ fn shares_are_those_since_the_first_reading() {
 }
 
 #[test]
+fn a_backend_that_sent_nothing_in_the_interval_is_unanswered() {
+    let of = |closed, sent, received| {
+        let mut backend = backend(closed, 1);
+        let earlier = backend.tcp;
+        backend.tcp = BackendConnections { closed, sent, received, ..earlier };
+        reading(closed, service(connections(1, NO_TIMES), 0), &[(1, backend)])
+    };
+    let (before, stuck, sound) = (of(100, 10_000, 90_000), of(110, 11_000, 90_000), of(110, 11_000, 99_000));
+    let state = |now| Rates::between(&before, Some(&before), now, |_| true).backends[0].state;
+    assert_eq!((state(&stuck), state(&sound)), ("unanswered", "ready"));
+    assert_eq!(Rates::between(&before, None, &stuck, |_| true).backends[0].state, "ready", "not known yet");
+}
+
+#[test]
 fn the_fields_keep_their_names() {
     let before = reading(0, service(connections(1, NO_TIMES), 0), &[(1, backend(0, 1))]);
     let now = reading(2, service(connections(1, [1; 11]), 4), &[(1, backend(4, 1))]);
