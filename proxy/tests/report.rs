@@ -175,6 +175,28 @@ fn without_an_agent_the_archive_says_what_is_missing_and_why() {
     told(&["get", "services"], "a.tar.gz has no maps/services.json: no data plane at /nowhere");
 }
 
+/// The node's tools print them; a tool that fails or is not there is named.
+#[test]
+fn firewall_rules_are_those_that_the_nodes_tools_print() {
+    let directory = tempfile::tempdir().unwrap();
+    let tools = directory.path().join("tools");
+    fs::create_dir(&tools).unwrap();
+    for (name, script) in
+        [("nft", "#!/bin/sh\necho \"table inet mine $*\"\n"), ("ip6tables-save", "#!/bin/sh\nexit 3\n")]
+    {
+        fs::write(tools.join(name), script).unwrap();
+        fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let arguments = ["report", "--bpffs", "/nowhere", "--run-dir", "/nowhere", "--output", "a.tar.gz"];
+    let output = command(directory.path(), &arguments).env("PATH", &tools).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let files = files(&directory.path().join("a.tar.gz"));
+    assert_eq!(files["nftables.txt"], "table inet mine list ruleset\n");
+    let missing = &files["missing.txt"];
+    assert!(missing.contains("iptables.txt: cannot run iptables-save: No such file"), "{missing}");
+    assert!(missing.contains("ip6tables.txt: ip6tables-save failed: exit status: 3"), "{missing}");
+}
+
 fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim().to_owned()
 }

@@ -14,6 +14,7 @@ use super::{agents::FindArgs, output};
 mod anonymize;
 pub mod archive;
 mod collection;
+mod firewall;
 mod node;
 mod of_agent;
 

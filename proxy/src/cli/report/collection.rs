@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     anonymize::{Anonymizer, Form},
     archive::MAX_FILE,
-    node, of_agent,
+    firewall, node, of_agent,
 };
 use crate::{
     cli::{
@@ -40,6 +40,7 @@ impl Collection {
         collection.add("status.json", Form::Json, status::json(&place));
         collection.add_maps(&place);
         node::collect(&place, &mut collection);
+        firewall::collect(&mut collection);
         collection.add("check.json", Form::Json, check::json(find));
         Ok(collection)
     }
