@@ -6,6 +6,8 @@ mod forward;
 mod link_layer;
 mod loopback;
 mod programs;
+mod report;
+mod report_socket;
 mod sock_ops;
 mod socket_iterator;
 mod stage;

@@ -1,6 +1,6 @@
 //! The eBPF programs. `hook` holds the attach points and routes; the other rooms hold one concept each.
 //!
-//! Imports point downwards: hook > ct > fib, socket, lb > packet > shared > family, metrics, config, clock, atomic.
+//! Imports point downwards: hook > ct > fib, socket, lb > packet > shared > family, metrics, events, config, clock, atomic.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
@@ -15,6 +15,8 @@ mod clock;
 mod config;
 #[cfg(target_arch = "bpf")]
 mod ct;
+#[cfg(target_arch = "bpf")]
+mod events;
 #[cfg(target_arch = "bpf")]
 mod family;
 #[cfg(target_arch = "bpf")]

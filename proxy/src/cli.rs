@@ -15,6 +15,7 @@ mod device_args;
 mod dns;
 mod dns_args;
 mod effective_config;
+mod events;
 mod explain;
 mod frontend_name;
 mod get;
@@ -73,6 +74,8 @@ enum Verb {
     Explain(Box<explain::Args>),
     /// Show the busiest Services and DNS clients live: connections, bytes, failures, time to connect
     Top(top::Args),
+    /// Show flow events of this node as they happen: new flows, refusals with their reason, failed connections
+    Events(events::Args),
     /// Connect from this node to every backend and frontend, and show which connections fail and why; exit code 1 if one does
     Connectivity(connectivity::Args),
     /// Write one archive for a bug report, which `plan`, `explain` and `get` can answer from
@@ -131,6 +134,7 @@ impl Verb {
             | Self::Plan(_)
             | Self::Explain(_)
             | Self::Top(_)
+            | Self::Events(_)
             | Self::Connectivity(_)
             | Self::Report(_)
             | Self::LogLevel(_)
@@ -151,6 +155,7 @@ impl Verb {
             | Self::Check(_)
             | Self::Get(_)
             | Self::Top(_)
+            | Self::Events(_)
             | Self::Connectivity(_)
             | Self::Report(_)
             | Self::LogLevel(_)
@@ -170,6 +175,7 @@ impl Verb {
             Self::Get(args) => get::run(args),
             Self::Explain(args) => explain::run(*args, file.as_ref()),
             Self::Top(args) => top::run(args),
+            Self::Events(args) => events::run(args),
             Self::Connectivity(args) => connectivity::run(args),
             Self::Report(args) => report::run(args),
             Self::LogLevel(args) => log_level::run(args),

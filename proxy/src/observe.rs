@@ -6,6 +6,7 @@
 pub mod agent_state;
 pub mod conditions;
 pub mod control;
+pub mod events;
 pub mod health;
 mod health_check_ports;
 pub mod log_once;

@@ -19,7 +19,8 @@ use crate::{
         HostConfig, Objects, SocketLb, TableSizes,
     },
     datapath::{
-        self, Busy, FlowSelection, Heartbeats, OutgrownFlows, PinError, Pins, Programs, SuccessorHeartbeat,
+        self, Busy, EventSource, FlowSelection, Heartbeats, OutgrownFlows, PinError, Pins, Programs,
+        SuccessorHeartbeat,
     },
     error::chain,
     host,
@@ -113,6 +114,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut programs = load_programs(&pins, program_config, &sizes, &state)?;
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
+    provide_events(&mut programs, &pins, &state);
     memory::release_startup_pages(datapath::object());
     let name_server =
         dns.map(|dns| start_name_server(dns, &policy, local, &pins, &state, takeover)).transpose()?;
@@ -180,6 +182,14 @@ fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices:
         warn!(error = %chain(&error), "maps of another version kept");
     }
     Ok(())
+}
+
+/// The agent is worth more than its events.
+fn provide_events(programs: &mut Programs, pins: &Pins, state: &AgentState) {
+    match EventSource::take(programs, pins) {
+        Ok(source) => state.events.provide(source),
+        Err(error) => warn!(error = %chain(&error), "there are no events"),
+    }
 }
 
 /// The status tells if connections of sockets are not counted.

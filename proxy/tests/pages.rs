@@ -93,6 +93,20 @@ fn the_commands_of_troubleshooting_work() {
     check("troubleshooting.md");
 }
 
+/// They listen to the agent of the machine.
+#[test]
+fn the_commands_of_events_are_parsed() {
+    let text = fs::read_to_string(repository().join("docs/events.md")).unwrap();
+    let mut parsed = 0;
+    for command in commands(&text) {
+        let command = command.split(" #").next().unwrap_or_default();
+        let words = ["portreeve".to_owned()].into_iter().chain(arguments(command, Path::new("")));
+        Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{command}: {error}"));
+        parsed += 1;
+    }
+    assert!(parsed > 5, "{parsed} commands");
+}
+
 #[test]
 fn the_commands_of_upgrade_work() {
     check("upgrade.md");

@@ -164,9 +164,22 @@ pub const ADOPTED_PER_RUN: u32 = 4096;
 /// One word, not 0 while programs of an earlier agent create the flows. Not pinned.
 pub const STANDBY: &str = "STANDBY";
 
+/// Records of `Event`, written only while someone listens. Not pinned: one agent reads it, also while another takes over.
+pub const EVENTS: &str = "EVENTS";
+/// Bytes of `EVENTS`, for about 2,000 records.
+pub const EVENTS_SIZE: u32 = 1 << 18;
+/// Two words: until when someone listens, in nanoseconds of the monotonic clock; and whether `sock_ops` reports TCP connects, not 0
+/// if so. Not pinned.
+pub const EVENT_LISTENERS: &str = "EVENT_LISTENERS";
+pub const EVENT_WORDS: u32 = 2;
+pub const LISTENING_UNTIL: u32 = 0;
+pub const SOCK_OPS_REPORTS: u32 = 1;
+/// Events that found `EVENTS` full, on each CPU. Not pinned.
+pub const LOST_EVENTS: &str = "LOST_EVENTS";
+
 /// Scratch and caches of the programs alone: data passed between stages, queued fragments, next hops, ICMP rate limits, free
-/// records, standby. Not pinned.
-pub const SCRATCH: [&str; 11] = [
+/// records, standby; and the events of one agent. Not pinned.
+pub const SCRATCH: [&str; 14] = [
     "SCRATCH_V4",
     "SCRATCH_V6",
     "SCRATCH_FRAGMENT",
@@ -178,6 +191,9 @@ pub const SCRATCH: [&str; 11] = [
     "SEARCHED_V4",
     "SEARCHED_V6",
     STANDBY,
+    EVENTS,
+    EVENT_LISTENERS,
+    LOST_EVENTS,
 ];
 
 /// Every map that is pinned.

@@ -11,6 +11,7 @@ mod conntrack;
 mod device;
 mod direction;
 mod drop_reason;
+mod event;
 mod flow;
 mod flow_counters;
 pub mod flow_state;
@@ -34,6 +35,7 @@ pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, T
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
 pub use direction::Direction;
 pub use drop_reason::DropReason;
+pub use event::{Event, EventHook, EventKind};
 pub use flow::{
     Flow, FlowFlags, FlowV4, FlowV6, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING, Tuple, TupleKind,
     TupleV4, TupleV6,

@@ -7,11 +7,12 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, generated::bpf_loop},
     macros::btf_map,
 };
-use proxy_ebpf::abi::{FlowState, TupleKind, flow_state};
+use proxy_ebpf::abi::{EventHook, EventKind, FlowState, TupleKind, flow_state};
 
 use super::table::{Flows, TrackedFlow, change_state, delete_references, flow_in, is_expired, load_state};
 use crate::{
     config::max_flows,
+    events::{self, What},
     family::{V4, V6},
 };
 
@@ -174,7 +175,12 @@ pub fn delete_expendable<F: Flows>(slot: u32, now: u32) -> u32 {
     let state = FlowState(expendable_state::<F>(slot, now));
     let Some(record) = F::flow(slot) else { return 0 };
     let flow = TrackedFlow::<F> { record, slot, kind: TupleKind::Original, state };
-    u32::from(state.is_alive() && flow.delete())
+    if !state.is_alive() {
+        return 0;
+    }
+    // Before the deletion, after which the record may be another flow's. At worst the flow was used meanwhile, and stays.
+    report::<F>(slot, state, now);
+    flow.delete().into()
 }
 
 /// The state of a flow if it is expendable, else 0. In a frame of its own, which has ended before the flow is deleted: this is
@@ -220,6 +226,52 @@ fn acquire_record<F: Flows>(slot: u32, now: u32) -> u32 {
     if !is_evictable || !change_state::<F>(record, state, dying) {
         return 0;
     }
+    report::<F>(slot, state, now);
     delete_references::<F>(slot, dying);
     u32::from(change_state::<F>(record, dying.free(), dying.successor(now)))
+}
+
+/// Reports the eviction of a flow that was in this state, unless it had expired.
+#[inline(always)]
+fn report<F: Flows>(slot: u32, state: FlowState, now: u32) {
+    if F::IS_V6 {
+        report_eviction_v6(slot, state.0, now)
+    } else {
+        report_eviction_v4(slot, state.0, now)
+    };
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_eviction_v4(slot: u32, state: u64, now: u32) -> u32 {
+    report_eviction::<V4>(slot, FlowState(state), now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_eviction_v6(slot: u32, state: u64, now: u32) -> u32 {
+    report_eviction::<V6>(slot, FlowState(state), now)
+}
+
+#[inline(always)]
+fn report_eviction<F: Flows>(slot: u32, state: FlowState, now: u32) -> u32 {
+    if !events::has_listener() {
+        return 0;
+    }
+    let Some(record) = F::flow(slot) else { return 0 };
+    if is_expired::<F>(record, state, now) {
+        return 0;
+    }
+    let words = |address: F::Bytes| F::mapped(F::address(address));
+    events::write(What::new(EventKind::Evicted, EventHook::Conntrack, 0), |event| {
+        // SAFETY: a record of an array map. Its ends change only after it was deleted.
+        let record = unsafe { &*record };
+        event.set_source(words(record.client), record.client_port);
+        event.set_destination(words(record.destination), record.destination_port);
+        event.set_backend(words(record.backend), record.backend_port);
+        event.set_service(record.service);
+        event.set_protocol(record.protocol);
+    });
+    0
 }

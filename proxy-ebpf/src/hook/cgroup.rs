@@ -6,12 +6,14 @@
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use proxy_ebpf::abi::{
-    AffinityKey, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, SocketPair,
-    Unclaimed,
+    AffinityKey, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, Event,
+    EventHook, EventKind, SocketPair, Unclaimed,
 };
 
+use super::report_socket::{Context4, Context6, Reporting};
 use crate::{
     config,
+    events::What,
     family::{Family, V4, V6, Words, bytes, mapped, same, unmapped, words},
     lb::{
         Access, Choice, Client, Decision, Live, Networks, Scope, Tables, decide,
@@ -235,29 +237,32 @@ fn source_of<F: Networks + SocketFamily>(
 #[inline(always)]
 pub fn connect4(ctx: &SockAddrContext) -> SyscallOutcome {
     let (address, port) = context::address4(ctx);
-    apply(ctx, connect::<V4>(ctx, address, port), context::set_address4)
+    apply::<Context4, _>(ctx, CONNECT, connect::<Context4, V4>(ctx, address, port), context::set_address4)
 }
 
 #[inline(always)]
 pub fn connect6(ctx: &SockAddrContext) -> SyscallOutcome {
     let (address, port) = context::address6(ctx);
     match unmapped(address) {
-        Some(v4) => apply(ctx, connect::<V4>(ctx, v4, port), set_mapped),
-        None => apply(ctx, connect::<V6>(ctx, address, port), context::set_address6),
+        Some(v4) => apply::<Context6, _>(ctx, CONNECT, connect::<Context6, V4>(ctx, v4, port), set_mapped),
+        None => {
+            let verdict = connect::<Context6, V6>(ctx, address, port);
+            apply::<Context6, _>(ctx, CONNECT, verdict, context::set_address6)
+        }
     }
 }
 
 #[inline(always)]
 pub fn sendmsg4(ctx: &SockAddrContext) -> SyscallOutcome {
     let (address, port) = context::address4(ctx);
-    apply(ctx, send::<V4>(ctx, address, port), context::set_address4)
+    apply::<Context4, _>(ctx, SENDMSG, send::<Context4, V4>(ctx, address, port), context::set_address4)
 }
 
 /// IPv4-mapped destinations do not reach this hook: the kernel passes them to IPv4 first (`udpv6_sendmsg`).
 #[inline(always)]
 pub fn sendmsg6(ctx: &SockAddrContext) -> SyscallOutcome {
     let (address, port) = context::address6(ctx);
-    apply(ctx, send::<V6>(ctx, address, port), context::set_address6)
+    apply::<Context6, _>(ctx, SENDMSG, send::<Context6, V6>(ctx, address, port), context::set_address6)
 }
 
 #[inline(always)]
@@ -296,7 +301,7 @@ pub fn getpeername6(ctx: &SockAddrContext) {
 
 /// Decides about a connect, and stores the translation with the socket.
 #[inline(always)]
-fn connect<F: Tables + SocketFamily>(
+fn connect<C: Reporting, F: Tables + SocketFamily>(
     ctx: &SockAddrContext,
     address: F::Address,
     port: [u8; 2],
@@ -309,14 +314,17 @@ fn connect<F: Tables + SocketFamily>(
         Some(_) | None => Decision::NotOurs,
     };
     match &verdict {
-        Decision::Backend(choice) => connected::store(
-            ctx,
-            SocketPair {
-                frontend: Endpoint::new(bytes(F::mapped(F::effective(address))), port),
-                backend: choice.endpoint::<F>(),
-                reference: choice.reference,
-            },
-        ),
+        Decision::Backend(choice) => {
+            connected::store(
+                ctx,
+                SocketPair {
+                    frontend: Endpoint::new(bytes(F::mapped(F::effective(address))), port),
+                    backend: choice.endpoint::<F>(),
+                    reference: choice.reference,
+                },
+            );
+            C::report(ctx, CONNECT.with_kind(EventKind::NewFlow), choice.reference, Event::NO_SERVICE);
+        }
         Decision::NotOurs | Decision::Refuse(..) => connected::clear(ctx),
     }
     verdict
@@ -340,7 +348,7 @@ pub fn decide_connect<F: Tables + SocketFamily>(
 
 /// Decides about a datagram of an unconnected socket. The backend stays the same until it is removed.
 #[inline(always)]
-fn send<F: Tables + SocketFamily>(
+fn send<C: Reporting, F: Tables + SocketFamily>(
     ctx: &SockAddrContext,
     address: F::Address,
     port: [u8; 2],
@@ -362,7 +370,9 @@ fn send<F: Tables + SocketFamily>(
     let verdict = decide::<F>(address, port, UDP, &sending);
     match &verdict {
         Decision::Backend(choice) => {
-            unconnected::store(ctx, &frontend, &choice.endpoint::<F>(), choice.reference)
+            unconnected::store(ctx, &frontend, &choice.endpoint::<F>(), choice.reference);
+            let kind = if is_stored { EventKind::Switched } else { EventKind::NewFlow };
+            C::report(ctx, SENDMSG.with_kind(kind), choice.reference, Event::NO_SERVICE);
         }
         Decision::NotOurs | Decision::Refuse(..) if is_stored => unconnected::remove(ctx, &frontend),
         Decision::NotOurs | Decision::Refuse(..) => {}
@@ -391,10 +401,15 @@ fn current_frontend_of<F: Tables + SocketFamily>(
     }
 }
 
-/// Applies a decision and counts it.
+/// Refusals of the two system calls, without their reasons.
+const CONNECT: What = What::new(EventKind::Refused, EventHook::Connect, 0);
+const SENDMSG: What = What::new(EventKind::Refused, EventHook::Sendmsg, 0);
+
+/// Applies a decision, counts it, and reports a refusal of the `call`.
 #[inline(always)]
-fn apply<A: Copy>(
+fn apply<C: Reporting, A: Copy>(
     ctx: &SockAddrContext,
+    call: What,
     verdict: Decision<A>,
     set_address: impl Fn(&SockAddrContext, A, [u8; 2]),
 ) -> SyscallOutcome {
@@ -411,6 +426,8 @@ fn apply<A: Copy>(
         Decision::Refuse(reason, service) => {
             metrics::refused(reason, service);
             log_refusal(ctx, reason as u32, service.unwrap_or_default());
+            let service = service.unwrap_or(Event::NO_SERVICE);
+            C::report(ctx, call.with_reason(reason as u8), BackendRef::default(), service);
             context::set_connection_refused(ctx);
             SyscallOutcome::Refused
         }

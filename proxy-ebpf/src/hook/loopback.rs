@@ -3,12 +3,13 @@
 //! They pass no other device. What the rules permit was translated at its socket, so nothing is translated here.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{DropReason, Endpoint, flow_state::tcp};
+use proxy_ebpf::abi::{DropReason, Endpoint, EventHook, EventKind, flow_state::tcp};
 
-use super::tc::Action;
+use super::{report, stage, tc::Action};
 use crate::{
     ct::ScratchSpace,
-    family::{V4, V6, bytes},
+    events::What,
+    family::{Family, V4, V6, bytes},
     lb::{ClientInfo, silent_refusal},
     metrics,
     packet::{
@@ -23,18 +24,20 @@ use crate::{
 pub fn handle(ctx: &TcContext) -> Action {
     // SAFETY: the kernel's own context.
     let ethertype = unsafe { u16::from_be((*ctx.skb.skb).protocol as u16) };
-    let refusal = match ethertype {
-        V4::ETHERTYPE => refusal::<V4>(ctx),
-        V6::ETHERTYPE => refusal::<V6>(ctx),
-        _ => None,
-    };
-    match refusal {
-        Some((reason, service)) => {
-            metrics::refused(reason, Some(service));
-            Action::Drop
-        }
-        None => Action::Pass,
+    match ethertype {
+        V4::ETHERTYPE => action::<V4>(ctx),
+        V6::ETHERTYPE => action::<V6>(ctx),
+        _ => Action::Pass,
     }
+}
+
+#[inline(always)]
+fn action<F: ScratchSpace + Dissect + Family + 'static>(ctx: &TcContext) -> Action {
+    let Some((reason, service)) = refusal::<F>(ctx) else { return Action::Pass };
+    metrics::refused(reason, Some(service));
+    let what = What::new(EventKind::Refused, EventHook::TcEgress, reason as u8);
+    stage::report_refusal::<F>(what.0, service, report::device(ctx.skb.skb));
+    Action::Drop
 }
 
 /// The reason for which a packet is dropped, and its service port.

@@ -12,6 +12,7 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::{ConnectFailure, SocketPair, SocketStage};
 
+use super::report_socket;
 use crate::{
     clock,
     family::{V4, V6, unmapped, words},
@@ -62,6 +63,7 @@ fn connects(ctx: &SockOpsContext, socket: LockedSocket) {
     known.is_v6 = is_v6.into();
     (known.sent, known.received, known.retransmissions) = (0, 0, 0);
     known.stage = SocketStage::CONNECTING;
+    report_socket::connects(ctx, known);
     operation::watch_state(ctx);
 }
 
@@ -92,7 +94,9 @@ fn changes(ctx: &SockOpsContext, socket: LockedSocket, state: u32) {
         SocketStage::CONNECTING => {
             let retransmissions = operation::retransmissions(ctx);
             let was_told = socket.has_queued_error();
-            counters.failed(ConnectFailure::of_connect(socket.error(), was_told, retransmissions));
+            let failure = ConnectFailure::of_connect(socket.error(), was_told, retransmissions);
+            counters.failed(failure);
+            report_socket::failed(ctx, known, failure, clock::now().wrapping_sub(known.started));
         }
         SocketStage::OPEN => {
             let totals = Totals::of(ctx);
@@ -100,6 +104,12 @@ fn changes(ctx: &SockOpsContext, socket: LockedSocket, state: u32) {
             counters.closed(operation::round_trip(ctx));
             if totals.received == 0 && socket.error() == ECONNRESET {
                 counters.failed(ConnectFailure::Reset);
+                report_socket::failed(
+                    ctx,
+                    known,
+                    ConnectFailure::Reset,
+                    clock::now().wrapping_sub(known.started),
+                );
             }
         }
         _ => {}

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::XdpOutcome;
 
-use super::{forward, link_layer};
+use super::{forward, link_layer, report};
 use crate::{
     ct::{Next, ScratchSpace, create, established, snat},
     family::{Family, V4, V6},
@@ -224,6 +224,26 @@ stage!(
     /// The masquerade of a packet by the flow in a slot. Returns a `Next`.
     masquerade, masquerade_v4, masquerade_v6, (skb: *mut __sk_buff, slot: u32) -> u64,
     |scratch, F| snat::snat::<F>(&TcContext::new(skb), scratch, slot).0, else Next::PASS.0
+);
+
+stage!(
+    /// Reports a flow that was just created, in place of the one in a slot.
+    report_flow, report_flow_v4, report_flow_v6, (hook: u32, replaced: u32, device: u32) -> u32,
+    |scratch, F| {
+        report::flow::<F>(scratch, hook, replaced, device);
+        0
+    },
+    else 0
+);
+
+stage!(
+    /// Reports the refusal of a packet.
+    report_refusal, report_refusal_v4, report_refusal_v6, (what: u32, service: u32, device: u32) -> u32,
+    |scratch, F| {
+        report::refusal::<F>(scratch, what, service, device);
+        0
+    },
+    else 0
 );
 
 stage!(

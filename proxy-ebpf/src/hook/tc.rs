@@ -5,11 +5,15 @@
 //! at the egress device towards the backend.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::DropReason;
+use proxy_ebpf::abi::{DropReason, Event, EventKind};
 
-use super::stage::{self, Parsed};
+use super::{
+    report,
+    stage::{self, Parsed},
+};
 use crate::{
     ct::Next,
+    events::What,
     family::{Family, V4, V6},
     metrics,
     packet::{ClientLocation, Hook, dissect::Dissected},
@@ -40,9 +44,9 @@ pub fn handle(ctx: &TcContext, hook: Hook) -> Action {
 #[inline(always)]
 fn handle_dissected<F: Family>(ctx: &TcContext, hook: Hook, dissected: Dissected) -> Action {
     match dissected {
-        Dissected::EarlyFragment => queue(ctx, hook),
+        Dissected::EarlyFragment => queue::<F>(ctx, hook),
         Dissected::FirstFragment if !hook.is_egress() && stage::release_fragments(ctx.skb.skb) == 0 => {
-            metrics::refused(DropReason::RewriteFailed, None);
+            count::<F>(ctx, hook, DropReason::RewriteFailed, None);
             Action::Drop
         }
         Dissected::FirstFragment | Dissected::Known | Dissected::Other => handle_packet::<F>(ctx, hook),
@@ -51,7 +55,7 @@ fn handle_dissected<F: Family>(ctx: &TcContext, hook: Hook, dissected: Dissected
 
 /// A fragment whose ports are not known yet. At egress fragments are in order already.
 #[inline(always)]
-fn queue(ctx: &TcContext, hook: Hook) -> Action {
+fn queue<F: Family>(ctx: &TcContext, hook: Hook) -> Action {
     if hook.is_egress() {
         return Action::Pass;
     }
@@ -89,7 +93,11 @@ fn decide<F: Family>(ctx: &TcContext, hook: Hook, slot: u32) -> Next {
     if next == Next::CREATE {
         // The previous flow ends in any case.
         let created = Next(stage::create::<F>(slot));
-        if created.is_flow() { Next(stage::original::<F>(created.value(), hook.0)) } else { created }
+        if !created.is_flow() {
+            return created;
+        }
+        stage::report_flow::<F>(report::at_tc(hook) as u32, slot, report::device(ctx.skb.skb));
+        Next(stage::original::<F>(created.value(), hook.0))
     } else if slot != Next::NO_FLOW {
         // No other backend either: the flow ends, as since kube-proxy 1.37 (rule L5). Its address may be another pod's by now.
         let ended = Next(stage::end_flow::<F>(slot));
@@ -122,12 +130,20 @@ fn translate<F: Family>(ctx: &TcContext, hook: Hook, next: Next) -> Action {
 #[inline(always)]
 fn refuse<F: Family>(ctx: &TcContext, hook: Hook, next: Next) -> Action {
     let (reason, service) = next.refusal();
-    metrics::refused(reason, service);
+    count::<F>(ctx, hook, reason, service);
     if !reason.sends_reject() {
         return Action::Drop;
     }
     let is_on_node = hook.client() == ClientLocation::OnNode;
     verdict(stage::send_reject::<F>(ctx.skb.skb, is_on_node.into())).map_or(Action::Drop, Action::Redirect)
+}
+
+/// Counts a refusal, and reports it.
+#[inline(always)]
+fn count<F: Family>(ctx: &TcContext, hook: Hook, reason: DropReason, service: Option<u32>) {
+    metrics::refused(reason, service);
+    let what = What::new(EventKind::Refused, report::at_tc(hook), reason as u8);
+    stage::report_refusal::<F>(what.0, service.unwrap_or(Event::NO_SERVICE), report::device(ctx.skb.skb));
 }
 
 /// The kernel's verdict, unless it is negative.

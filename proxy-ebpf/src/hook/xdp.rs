@@ -5,7 +5,7 @@
 //! may take either path.
 
 use aya_ebpf::programs::XdpContext;
-use proxy_ebpf::abi::XdpOutcome;
+use proxy_ebpf::abi::{EventHook, XdpOutcome};
 
 use super::{
     forward::ingress_device,
@@ -45,6 +45,7 @@ fn handle_frame<F: Family>(ctx: &XdpContext) -> XdpOutcome {
     } else if !next.is_flow() {
         return XdpOutcome::NotOurs;
     }
+    stage::report_flow::<F>(EventHook::Xdp as u32, replaced, ingress_device(ctx));
     // Now the flow exists.
     let next = Next(stage::forward_frame::<F>(ctx.ctx));
     if next.is_xdp() { XdpOutcome::of(next.value() as u8) } else { XdpOutcome::FlowChanging }

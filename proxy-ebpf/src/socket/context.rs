@@ -62,6 +62,13 @@ pub fn bound6(ctx: &SockAddrContext) -> Words {
     [word(0), word(1), word(2), word(3)]
 }
 
+/// The port to which the socket is bound, 0 if it is not. Any hook.
+#[inline(always)]
+pub fn bound_port(ctx: &SockAddrContext) -> [u8; 2] {
+    // In host byte order, unlike the other fields.
+    (read_socket(ctx, offset_of!(bpf_sock, src_port)) as u16).to_be_bytes()
+}
+
 /// The source of a datagram: of its control message (IP_PKTINFO), else the bound address. sendmsg4 only.
 #[inline(always)]
 pub fn datagram_source4(ctx: &SockAddrContext) -> u32 {

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use crate::config;
+use crate::{config, family::Words};
 
 /// A full TCP socket. The kernel runs the operations that are used here with the socket locked.
 #[derive(Clone, Copy)]
@@ -135,6 +135,23 @@ pub fn retransmissions(ctx: &SockOpsContext) -> u32 {
 pub fn round_trip(ctx: &SockOpsContext) -> u32 {
     // The kernel keeps eight times the value.
     read(ctx, offset_of!(bpf_sock_ops, srtt_us)) >> 3
+}
+
+#[inline(always)]
+pub fn local4(ctx: &SockOpsContext) -> u32 {
+    read(ctx, offset_of!(bpf_sock_ops, local_ip4))
+}
+
+#[inline(always)]
+pub fn local6(ctx: &SockOpsContext) -> Words {
+    let word = |at| read(ctx, offset_of!(bpf_sock_ops, local_ip6) + at * size_of::<u32>());
+    [word(0), word(1), word(2), word(3)]
+}
+
+#[inline(always)]
+pub fn local_port(ctx: &SockOpsContext) -> [u8; 2] {
+    // In host byte order, unlike the addresses.
+    (read(ctx, offset_of!(bpf_sock_ops, local_port)) as u16).to_be_bytes()
 }
 
 /// Volatile, as the compiler would merge accesses into widths that the verifier refuses.

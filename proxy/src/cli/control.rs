@@ -42,6 +42,11 @@ fn no_response(socket: &Path) -> String {
     format!("no response from the agent at {}", socket.display())
 }
 
+/// Sends a request whose response has no end. Returns `None` if no agent listens.
+pub fn open(socket: &Path, words: &str) -> Result<Option<UnixStream>> {
+    connect(socket, words)
+}
+
 /// Sends a request. Returns `None` if no agent listens.
 fn connect(socket: &Path, words: &str) -> Result<Option<UnixStream>> {
     let context = || no_response(socket);

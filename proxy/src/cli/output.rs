@@ -50,6 +50,21 @@ pub fn print_error(error: &anyhow::Error) {
     eprintln!("portreeve: {}", chain(error.as_ref()));
 }
 
+#[expect(clippy::print_stderr, reason = "what does not belong to the output")]
+pub fn print_warning(text: &str) {
+    eprintln!("portreeve: {text}");
+}
+
+/// A text in the colour of its meaning, as `cell`.
+pub fn coloured(text: &str, tone: Tone) -> String {
+    let code = match tone {
+        Tone::Good if has_colour() => 32,
+        Tone::Bad if has_colour() => 31,
+        Tone::Good | Tone::Bad | Tone::Plain => return text.to_owned(),
+    };
+    format!("\u{1b}[{code}m{text}\u{1b}[0m")
+}
+
 /// A table as kubectl prints it: one line per row, as long as its content, also in a narrow terminal and in a pipe.
 pub fn table() -> Table {
     let mut table = Table::new();

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::{
     conditions::{ConditionType, Conditions, Fault},
+    events::listeners::Listeners,
     health::ProxyHealth,
     metrics::{Metrics, family_label},
     objects::{ObjectRequests, Objects},
@@ -71,6 +72,8 @@ pub struct AgentState {
     pub object_requests: ObjectRequests,
     /// Any part of the agent states its faults here.
     pub conditions: Conditions,
+    /// Who listens to events.
+    pub events: Listeners,
 }
 
 type NameServerAge = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -130,6 +133,7 @@ impl AgentState {
             name_server_age: OnceLock::new(),
             object_requests: ObjectRequests::default(),
             conditions: Conditions::default(),
+            events: Listeners::default(),
         })
     }
 
@@ -189,6 +193,10 @@ impl AgentState {
     /// The alarms of the upstreams of DNS.
     pub fn dns_alarms(&self) -> Vec<PresentAlarm> {
         self.query_source.get().map(|source| source.metrics.alarms().present()).unwrap_or_default()
+    }
+
+    pub fn node_name(&self) -> String {
+        lock(&self.status).node.clone()
     }
 
     pub fn set_setup(&self, cgroup: &Path, socket_lb: &str, has_packet_plane: bool) {

@@ -3,7 +3,7 @@
 mod written;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -50,6 +50,14 @@ pub struct EndpointDetails {
     pub pod: Option<String>,
     pub node: Option<String>,
     pub zone: Option<String>,
+}
+
+/// What has an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// `NAMESPACE/NAME`, of this node.
+    pub pod: Option<String>,
+    pub node: Option<String>,
 }
 
 /// The pods of this node that are endpoints, by address.
@@ -106,6 +114,19 @@ impl Objects {
         let is_pods = |address: &IpAddr| !self.node_addresses.contains(address);
         let named = self.candidates().filter(|(_, candidate)| is_pods(&candidate.ip));
         named.filter_map(|(slice, candidate)| Some((candidate.ip, pod(slice, candidate)?))).collect()
+    }
+
+    /// The names of those of these addresses that an endpoint or this node has.
+    pub fn named(&self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Named> {
+        let own = self.node_addresses.iter().filter(|address| addresses.contains(address));
+        let node = || Named { pod: None, node: Some(self.policy.node_name.clone()) };
+        let mut named: BTreeMap<IpAddr, Named> = own.map(|address| (*address, node())).collect();
+        for (slice, candidate) in self.candidates().filter(|(_, one)| addresses.contains(&one.ip)) {
+            let node = candidate.node.as_ref().map(ToString::to_string);
+            // Pods on the host network share the node's address.
+            named.entry(candidate.ip).or_insert_with(|| Named { pod: pod(slice, candidate), node });
+        }
+        named
     }
 
     /// The policy. `has_names`: the objects have those of DNS, too.
@@ -219,6 +240,23 @@ endpoints:
         "#]]
         .assert_eq(&lines.collect::<String>());
         assert_eq!(objects().pods(), [("10.1.0.1".parse().unwrap(), "shop/web-0".to_owned())].into());
+    }
+
+    #[test]
+    fn an_address_is_an_endpoints_or_the_nodes() {
+        let addresses =
+            ["10.1.0.1", "10.2.0.1", "192.0.2.1", "203.0.113.9"].map(|text| text.parse().unwrap());
+        let named = objects().named(&addresses.into());
+        let text = |it: &Option<String>| it.clone().unwrap_or_else(|| "-".to_owned());
+        let line = |(address, Named { pod, node }): (&IpAddr, &Named)| {
+            format!("{address} {} {}\n", text(pod), text(node))
+        };
+        expect![[r#"
+            10.1.0.1 shop/web-0 node-1
+            10.2.0.1 - node-2
+            192.0.2.1 - node-1
+        "#]]
+        .assert_eq(&named.iter().map(line).collect::<String>());
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ mod coalesced;
 mod control_socket;
 mod counters;
 mod endpoints;
+mod events;
 mod health_check_servers;
 mod listen;
 mod pages;
@@ -72,6 +73,7 @@ impl Serve {
         tokio::spawn(refresh_conditions(bpffs.clone(), Arc::clone(&state)));
         let source = ControlSocket { state: Arc::clone(&state), bpffs: bpffs.clone(), pages: pages.clone() };
         tokio::spawn(control_socket::serve(status_socket, source));
+        tokio::spawn(events::run(Arc::clone(&state)));
         // While another agent holds the data plane, it serves these addresses.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;

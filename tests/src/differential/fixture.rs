@@ -17,7 +17,8 @@ use aya::{
 use nix::net::if_::if_nametoindex;
 use proxy::{
     datapath::{
-        self, Access, Busy, Device, DeviceTable, Explainer, KernelMaps, MmapArray, Pins, Programs, pin_name,
+        self, Access, Busy, Device, DeviceTable, EventSource, Explainer, KernelMaps, MmapArray, Pins,
+        Programs, pin_name,
     },
     index::{Change, Index},
     model::policy::Policy,
@@ -167,6 +168,11 @@ impl ProgramFixture {
     pub fn explainer(&self, config: Config) -> Result<Explainer> {
         let config = Config { flags: config.flags.with(ConfigFlags::PACKET_PLANE, true), ..config };
         Ok(Explainer::with_config(&self.pins.maps(), config)?)
+    }
+
+    /// The reader's end of the events of these programs.
+    pub fn event_source(&mut self) -> Result<EventSource> {
+        Ok(EventSource::take(&mut self.programs, &self.pins)?)
     }
 
     pub fn fd(&self, program: &'static str) -> Result<BorrowedFd<'_>> {

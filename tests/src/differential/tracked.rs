@@ -29,7 +29,7 @@ const ENDPOINTS: [[&str; 2]; 2] = [["10.9.0.1", "fd00:9::1"], ["10.9.0.2", "fd00
 /// The networks of the endpoints.
 const BEHIND: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 const PORT: u16 = 80;
-const FLOWS: u32 = 64;
+pub(super) const FLOWS: u32 = 64;
 /// Indices of service ports that may be in use.
 const SERVICES: u32 = 16;
 
@@ -84,7 +84,7 @@ pub fn packets_are_counted() -> Result<()> {
             ensure!(of_services(&fixture)? == before, "the flow goes on");
             // A SYN from the same port ends the flow whose backend was removed.
             fixture.load_objects(objects::policy(), service(None)?)?;
-            wait_a_tick(&fixture)?;
+            age_flows(&fixture)?;
             fixture.run(EXTERNAL_INGRESS, &packet(v6, Protocol::Udp, 2000)?)?;
             let added = of_services(&fixture)?;
             for (at, count) in [sent, received].into_iter().enumerate() {
@@ -146,7 +146,7 @@ fn removed_backend(fixture: &mut ProgramFixture, v6: usize) -> Result<()> {
     let left = Packet::parse(&fixture.run(EXTERNAL_EGRESS, &forwarded)?.1)?;
 
     fixture.load_objects(objects::policy(), service(None)?)?;
-    wait_a_tick(fixture)?;
+    age_flows(fixture)?;
     // The removed backend still answers, and its answers arrive first in each tick.
     let (action, reply) = fixture.run(EXTERNAL_INGRESS, &left.reply())?;
     ensure!(action == PASS, "its reply is dropped: {action}");
@@ -160,7 +160,7 @@ fn removed_backend(fixture: &mut ProgramFixture, v6: usize) -> Result<()> {
     goes_to(fixture, &datagram, second)?;
 
     fixture.load_objects(objects::policy(), [])?;
-    wait_a_tick(fixture)?;
+    age_flows(fixture)?;
     let (action, out) = fixture.run(EXTERNAL_INGRESS, &datagram)?;
     ensure!(action == PASS && out == datagram.bytes(), "without the Service: {action}");
     Ok(())
@@ -174,7 +174,7 @@ fn goes_to(fixture: &mut ProgramFixture, datagram: &Packet, endpoint: IpAddr) ->
 }
 
 /// Moves the last packet of each flow into the past.
-fn wait_a_tick(fixture: &ProgramFixture) -> Result<()> {
+pub(super) fn age_flows(fixture: &ProgramFixture) -> Result<()> {
     age::<[u8; 4]>(fixture, map::FLOWS_V4)?;
     age::<[u8; 16]>(fixture, map::FLOWS_V6)
 }
@@ -193,7 +193,7 @@ where
     Ok(())
 }
 
-fn packet(v6: usize, protocol: Protocol, port: u16) -> Result<Packet> {
+pub(super) fn packet(v6: usize, protocol: Protocol, port: u16) -> Result<Packet> {
     let destination = SocketAddr::new(EXTERNAL_IP[v6].parse()?, PORT);
     Ok(Packet::first(&Flow { source: CLIENT[v6].parse()?, destination, protocol }, port))
 }
@@ -216,7 +216,7 @@ fn narrow_network() -> Result<(Netns, Netns)> {
 }
 
 /// A Service whose only endpoint, if any, is on another node.
-fn service(endpoint: Option<usize>) -> Result<Vec<Change>> {
+pub(super) fn service(endpoint: Option<usize>) -> Result<Vec<Change>> {
     let protocols = ["TCP", "UDP"];
     let named = |port: u16| {
         protocols.map(|protocol| json!({"name": protocol.to_lowercase(), "port": port, "protocol": protocol}))

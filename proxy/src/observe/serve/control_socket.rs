@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::endpoints::metrics_text;
+use super::{endpoints::metrics_text, events};
 use crate::{
     config::Pages,
     log_level, log_ring,
@@ -26,14 +26,15 @@ use crate::{
         agent_state::AgentState,
         conditions::{ConditionType, Fault},
         control::{AgentConfiguration, ControlRequest, LOG_LEVEL},
+        events::filter::EVENTS,
         objects::Objects,
     },
 };
 
 /// Limit of a Corefile in a response, in bytes.
 const MAX_COREFILE: u64 = 256 << 10;
-/// The longest request in bytes.
-const MAX_REQUEST: u64 = 64;
+/// The longest request in bytes: a filter of events.
+const MAX_REQUEST: u64 = 16 << 10;
 /// A client that sends nothing for this long has sent its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// A client must have read the reply by then.
@@ -89,6 +90,9 @@ async fn respond(mut stream: UnixStream, source: Arc<ControlSocket>) {
         // The client may have closed the connection.
         let _ = timeout(WRITE_TIMEOUT, stream.write_all(&text)).await;
         return;
+    }
+    if let Some(filter) = request.strip_prefix(EVENTS.as_bytes()) {
+        return events::listen(stream, filter, state).await;
     }
     let text = match ControlRequest::parse(&request) {
         Some(ControlRequest::Status) => serde_json::to_vec(&state.status()),
