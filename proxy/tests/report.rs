@@ -62,6 +62,13 @@ fn status() -> Value {
     })
 }
 
+/// As the agent sends them, and it ends.
+const EVENTS: &str = r#"{"listening":{"node":"node-of-alice"}}
+
+{"event":{"time":"2026-01-01T12:00:00Z","node":"node-of-alice","verdict":"refused","event":"refused","reason":"no_endpoint","message":null,"plane":"socket","hook":"connect","interface":null,"ip_version":"IPv4","protocol":"TCP","service":"shop-of-alice/secretweb","port_name":"http","source":{"ip":"10.244.1.4","port":null,"pod":"shop-of-alice/secretweb-pod-1","node":null},"destination":{"ip":"10.96.0.10","port":80,"pod":null,"node":null},"backend":null,"process":{"id":7,"command":"alices-client"},"duration_seconds":null}}
+{"lost_events":{"source":"ring","count":3}}
+"#;
+
 fn answer(request: &[u8]) -> Vec<u8> {
     let json = |value: Value| serde_json::to_vec(&value).unwrap();
     match std::str::from_utf8(request).unwrap() {
@@ -78,6 +85,7 @@ fn answer(request: &[u8]) -> Vec<u8> {
             "clients": [{"kind": "pod", "client": "shop-of-alice/secretweb-pod-1", "addresses": ["10.244.1.4"],
                          "queries": 3, "topics": {"service": 3}, "troubles": {}}],
         })),
+        events if events.starts_with("events {") => EVENTS.as_bytes().to_vec(),
         _ => json(Value::Null),
     }
 }
@@ -155,9 +163,15 @@ fn without_an_agent_the_archive_says_what_is_missing_and_why() {
         assert!(files.contains_key(name), "{name} is not in {:?}", files.keys());
     }
     let missing = &files["missing.txt"];
-    for name in
-        ["objects.yaml", "log.txt", "metrics.txt", "configuration.json", "policy.json", "maps/dns.json"]
-    {
+    for name in [
+        "objects.yaml",
+        "events.jsonl",
+        "log.txt",
+        "metrics.txt",
+        "configuration.json",
+        "policy.json",
+        "maps/dns.json",
+    ] {
         let line = missing.lines().find(|line| line.starts_with(&format!("{name}: ")));
         assert!(line.is_some_and(|line| line.contains("no agent runs")), "{name} in\n{missing}");
     }
@@ -260,6 +274,28 @@ fn plan_and_explain_answer_from_the_report() {
         files["missing.txt"].lines().all(|line| !line.starts_with("objects")),
         "{}",
         files["missing.txt"]
+    );
+}
+
+#[test]
+fn events_are_lines_and_can_be_left_out() {
+    let directory = archive(&[]);
+    let found = files(&directory.path().join("a.tar.gz"));
+    let lines: Vec<Value> = found["events.jsonl"].lines().map(json).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(
+        (&lines[0]["service"], &lines[0]["reason"]),
+        (&"shop-of-alice/secretweb".into(), &"no_endpoint".into())
+    );
+    assert_eq!(lines[1], json!({"lost_events": {"source": "ring", "count": 3}}));
+    let missing = &found["missing.txt"];
+    assert!(missing.contains("events.jsonl: not whole: the agent at "), "{missing}");
+
+    let without = archive(&["--events=0"]);
+    let found = files(&without.path().join("a.tar.gz"));
+    assert!(
+        !found.contains_key("events.jsonl") && !found["missing.txt"].contains("events.jsonl"),
+        "{found:?}"
     );
 }
 

@@ -38,7 +38,7 @@ fn offline(archive: &Path, arguments: &[&str]) -> Result<String> {
 fn report(node: &Node, directory: &Path, name: &str, more: &[&str]) -> Result<PathBuf> {
     let archive = directory.join(name);
     let path = archive.to_str().context("it is a text")?;
-    live(node, &[&["report", "--output", path], more].concat())?;
+    live(node, &[&["report", "--events", "1", "--output", path], more].concat())?;
     Ok(archive)
 }
 
@@ -93,6 +93,7 @@ async fn a_report_answers_as_the_node_does() -> Result<()> {
     }
     for (name, words) in [
         ("log.txt", " ready frontends="),
+        ("events.jsonl", ""),
         ("metrics.txt", "portreeve_table_capacity"),
         ("flags.txt", "--node-name"),
         ("corefile.txt", "kubernetes"),

@@ -14,6 +14,7 @@ use super::{agents::FindArgs, output};
 mod anonymize;
 pub mod archive;
 mod collection;
+mod events;
 mod firewall;
 mod node;
 mod of_agent;
@@ -34,16 +35,19 @@ pub struct Args {
     /// Replace names by hashes, the same ones everywhere; the key is in no file. See docs/troubleshooting.md for what stays
     #[arg(long, value_enum, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "names")]
     anonymize: Option<Anonymize>,
+    /// Seconds to listen to flow events of the agent; 0: the report has no events
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    events: u32,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Args { find, output, anonymize } = args;
+    let Args { find, output, anonymize, events } = args;
     let is_stdout = output.as_deref() == Some(Path::new("-"));
     ensure!(
         !is_stdout || !io::stdout().is_terminal(),
         "an archive is not for a terminal: redirect standard output, or name a file with --output"
     );
-    let mut collection = Collection::of_node(&find)?;
+    let mut collection = Collection::of_node(&find, events)?;
     let mut head = Head {
         report_version: VERSION,
         portreeve: env!("CARGO_PKG_VERSION").to_owned(),

@@ -59,6 +59,8 @@ pub enum Form {
     Rows,
     /// The policy of the node.
     Policy,
+    /// Events of flows, one a line.
+    Events,
 }
 
 pub struct Anonymizer {
@@ -93,6 +95,9 @@ impl Anonymizer {
                 let mut value = serde_json::from_str(text).unwrap_or_default();
                 names_of_fields(&mut value, &mut |name| found.extend(name.split('/').map(str::to_owned)));
             }
+            Form::Events => documents(text).for_each(|mut event| {
+                names_of_fields(&mut event, &mut |name| found.extend(name.split('/').map(str::to_owned)));
+            }),
             Form::Text | Form::Json => {}
         }
         found.iter().for_each(|name| self.note_name(name));
@@ -113,6 +118,7 @@ impl Anonymizer {
                 names_of_fields(value, &mut |name| *name = this.path(name));
             }),
             Form::Objects => self.objects(text),
+            Form::Events => self.events(text),
         };
         match &mut self.addresses {
             Some(addresses) => addresses.replace(&replaced),
@@ -174,6 +180,18 @@ impl Anonymizer {
             format!("---\n{document}\n")
         });
         documents.collect()
+    }
+
+    /// The names of processes are replaced, too; other files do not have them.
+    fn events(&mut self, text: &str) -> String {
+        let events = documents(text).map(|mut event| {
+            names_of_fields(&mut event, &mut |name| *name = self.path(name));
+            if let Some(Value::String(command)) = event.pointer_mut("/process/command") {
+                *command = self.label(command);
+            }
+            format!("{event}\n")
+        });
+        events.collect()
     }
 
     /// Replaces words of running text.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     anonymize::{Anonymizer, Form},
     archive::MAX_FILE,
-    firewall, node, of_agent,
+    events, firewall, node, of_agent,
 };
 use crate::{
     cli::{
@@ -32,10 +32,14 @@ pub struct File {
 }
 
 impl Collection {
-    /// Reads all that this node has to say. Errors: several agents are on it.
-    pub fn of_node(find: &FindArgs) -> Result<Self> {
+    /// Reads all that this node has to say, listening to events for so many seconds. Errors: several agents are on it.
+    pub fn of_node(find: &FindArgs, seconds: u32) -> Result<Self> {
         let place = find.find()?;
         let mut collection = Self { node: node::host_name(), ..Self::default() };
+        // First, so that the rest is of one moment, and shows what the events did.
+        if seconds > 0 {
+            events::collect(&place, seconds, &mut collection);
+        }
         of_agent::collect(&place, &mut collection);
         collection.add("status.json", Form::Json, status::json(&place));
         collection.add_maps(&place);
