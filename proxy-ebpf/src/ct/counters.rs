@@ -1,23 +1,31 @@
 //! Packets and bytes of flows, see `abi::FlowCounters`.
 
-use proxy_ebpf::abi::{FlowCounters, FlowDirection, Traffic};
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
+use proxy_ebpf::abi::{FlowCounters, FlowDirection, Traffic, map};
 
-use super::Flows;
 use crate::{
     atomic::compare_exchange,
     config::max_flows,
-    family::{V4, V6},
+    family::{Family, V4, V6},
     metrics,
 };
 
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+static FLOW_COUNTERS_V4: Array<FlowCounters, { map::MAX_FLOW_COUNTERS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static FLOW_COUNTERS_V6: Array<FlowCounters, { map::MAX_FLOW_COUNTERS as usize }, MMAPABLE> = Array::new();
+
 #[inline(always)]
-fn counters<F: Flows>(slot: u32, direction: FlowDirection) -> Option<*mut FlowCounters> {
-    F::counters(FlowCounters::index(direction, slot, max_flows()))
+fn counters<F: Family>(slot: u32, direction: FlowDirection) -> Option<*mut FlowCounters> {
+    let index = FlowCounters::index(direction, slot, max_flows());
+    if F::IS_V6 { FLOW_COUNTERS_V6.get_ptr_mut(index) } else { FLOW_COUNTERS_V4.get_ptr_mut(index) }
 }
 
 /// Clears the counters of a flow that begins. The caller owns its record.
 #[inline(always)]
-pub fn begin<F: Flows>(slot: u32, service: u32) {
+pub fn begin<F: Family>(slot: u32, service: u32) {
     if F::IS_V6 {
         begin_counters_v6(slot, service)
     } else {
@@ -39,7 +47,7 @@ extern "C" fn begin_counters_v6(slot: u32, service: u32) -> u32 {
 }
 
 #[inline(always)]
-fn clear<F: Flows>(slot: u32, service: u32) -> u32 {
+fn clear<F: Family>(slot: u32, service: u32) -> u32 {
     let generation = metrics::Counters::generation(service).unwrap_or_default() as u32;
     let added_packets = FlowCounters::added(generation, 0);
     let cleared = FlowCounters { packets: 0, bytes: 0, added_bytes: 0, added_packets };
@@ -55,7 +63,7 @@ fn clear<F: Flows>(slot: u32, service: u32) -> u32 {
 
 /// Counts a packet with so many bytes.
 #[inline(always)]
-pub fn count<F: Flows>(slot: u32, direction: FlowDirection, bytes: u32) {
+pub fn count<F: Family>(slot: u32, direction: FlowDirection, bytes: u32) {
     let Some(counters) = counters::<F>(slot, direction) else { return };
     // SAFETY: in an array map; aligned words, volatile because the sweep reads them.
     unsafe {
@@ -67,32 +75,29 @@ pub fn count<F: Flows>(slot: u32, direction: FlowDirection, bytes: u32) {
 
 /// Adds what is new of a flow to the counters of its service port.
 #[inline(always)]
-pub fn add_to_service<F: Flows>(slot: u32) {
+pub fn add_to_service<F: Family>(slot: u32, service: u32) {
     if F::IS_V6 {
-        add_counters_v6(slot)
+        add_counters_v6(slot, service)
     } else {
-        add_counters_v4(slot)
+        add_counters_v4(slot, service)
     };
 }
 
 /// With external linkage: verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn add_counters_v4(slot: u32) -> u32 {
-    add::<V4>(slot)
+extern "C" fn add_counters_v4(slot: u32, service: u32) -> u32 {
+    add::<V4>(slot, service)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn add_counters_v6(slot: u32) -> u32 {
-    add::<V6>(slot)
+extern "C" fn add_counters_v6(slot: u32, service: u32) -> u32 {
+    add::<V6>(slot, service)
 }
 
 #[inline(always)]
-fn add<F: Flows>(slot: u32) -> u32 {
-    let Some(record) = F::flow(slot) else { return 0 };
-    // SAFETY: `record` points into an array map; one aligned half-word.
-    let service = unsafe { (&raw const (*record).service).read_volatile() };
+fn add<F: Family>(slot: u32, service: u32) -> u32 {
     add_direction::<F>(slot, service, FlowDirection::Original);
     add_direction::<F>(slot, service, FlowDirection::Reply);
     0
@@ -100,7 +105,7 @@ fn add<F: Flows>(slot: u32) -> u32 {
 
 /// A number is added by the CPU that stores it as added.
 #[inline(always)]
-fn add_direction<F: Flows>(slot: u32, service: u32, direction: FlowDirection) {
+fn add_direction<F: Family>(slot: u32, service: u32, direction: FlowDirection) {
     let Some(counters) = counters::<F>(slot, direction) else { return };
     // SAFETY: in an array map; volatile because other CPUs write it.
     let (found, added_packets, added_bytes) = unsafe {

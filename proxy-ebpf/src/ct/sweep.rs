@@ -107,6 +107,8 @@ fn sweep_record<F: Flows>(slot: u32, now: u32) {
             delete_references::<F>(slot, dying);
         }
     } else {
-        counters::add_to_service::<F>(slot);
+        // SAFETY: `record` points into an array map; one aligned half-word.
+        let service = unsafe { (&raw const (*record).service).read_volatile() };
+        counters::add_to_service::<F>(slot, service);
     }
 }

@@ -15,9 +15,9 @@ use aya_ebpf::{
 };
 use proxy_ebpf::{
     abi::{
-        BUCKET, Bucket, ConfigFlags, Direction, FLOWS_PER_BUCKET, Flow, FlowCounters, FlowDirection,
-        FlowFlags, FlowRef, FlowState, FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment,
-        Tuple, TupleHash, TupleKind, TupleV4, TupleV6,
+        BUCKET, Bucket, ConfigFlags, Direction, FLOWS_PER_BUCKET, Flow, FlowDirection, FlowFlags, FlowRef,
+        FlowState, FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment, Tuple, TupleHash,
+        TupleKind, TupleV4, TupleV6,
         flow_state::{BitChange, tcp},
         hash_v4, hash_v6, map,
     },
@@ -40,10 +40,6 @@ const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 static FLOWS_V4: Array<FlowV4, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static FLOWS_V6: Array<FlowV6, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
-#[btf_map]
-static FLOW_COUNTERS_V4: Array<FlowCounters, { map::MAX_FLOW_COUNTERS as usize }, MMAPABLE> = Array::new();
-#[btf_map]
-static FLOW_COUNTERS_V6: Array<FlowCounters, { map::MAX_FLOW_COUNTERS as usize }, MMAPABLE> = Array::new();
 // Mmapable also because only then the kernel aligns buckets to cache lines.
 #[btf_map]
 static CONNTRACK_V4: Array<Bucket, { map::MAX_BUCKETS as usize }, MMAPABLE> = Array::new();
@@ -60,9 +56,6 @@ static SEARCHED_V6: PerCpuArray<TupleV6, 1> = PerCpuArray::new();
 pub trait Flows: Tables + Headers + SocketLookup {
     /// The record in a slot.
     fn flow(slot: u32) -> Option<*mut Flow<Self::Bytes>>;
-
-    /// The counters of a direction of a flow, by `FlowCounters::index`.
-    fn counters(index: u32) -> Option<*mut FlowCounters>;
 
     /// The references in a bucket.
     fn bucket(at: u32) -> Option<*mut Bucket>;
@@ -83,7 +76,6 @@ macro_rules! flows {
         $family:ident,
         $address:ty,
         $flows:ident,
-        $counters:ident,
         $conntrack:ident,
         $flow:ident,
         $tuple:ident,
@@ -118,11 +110,6 @@ macro_rules! flows {
             }
 
             #[inline(always)]
-            fn counters(index: u32) -> Option<*mut FlowCounters> {
-                $counters.get_ptr_mut(index)
-            }
-
-            #[inline(always)]
             fn bucket(at: u32) -> Option<*mut Bucket> {
                 $conntrack.get_ptr_mut(at)
             }
@@ -150,19 +137,8 @@ macro_rules! flows {
     };
 }
 
-flows!(V4, u32, FLOWS_V4, FLOW_COUNTERS_V4, CONNTRACK_V4, FlowV4, TupleV4, SEARCHED_V4, hash_v4, use_flow_v4);
-flows!(
-    V6,
-    Words,
-    FLOWS_V6,
-    FLOW_COUNTERS_V6,
-    CONNTRACK_V6,
-    FlowV6,
-    TupleV6,
-    SEARCHED_V6,
-    hash_v6,
-    use_flow_v6
-);
+flows!(V4, u32, FLOWS_V4, CONNTRACK_V4, FlowV4, TupleV4, SEARCHED_V4, hash_v4, use_flow_v4);
+flows!(V6, Words, FLOWS_V6, CONNTRACK_V6, FlowV6, TupleV6, SEARCHED_V6, hash_v6, use_flow_v6);
 
 /// The bucket of a tuple, as `BucketWords`.
 #[derive(Clone, Copy)]
@@ -554,10 +530,14 @@ extern "C" fn delete_references_v6(slot: u32, dying: u64) -> u32 {
 fn delete_all<F: Flows>(slot: u32, dying: FlowState) -> u32 {
     let Some(record) = F::flow(slot) else { return 0 };
     // SAFETY: `record` points into an array map; this CPU owns the dying record.
-    let (is_masqueraded, has_source) = unsafe {
-        ((*record).flags.contains(FlowFlags::MASQUERADE), (*record).masquerade_state != MASQUERADE_NONE)
+    let (is_masqueraded, has_source, service) = unsafe {
+        (
+            (*record).flags.contains(FlowFlags::MASQUERADE),
+            (*record).masquerade_state != MASQUERADE_NONE,
+            (*record).service,
+        )
     };
-    counters::add_to_service::<F>(slot);
+    counters::add_to_service::<F>(slot, service);
     delete_reference::<F>(slot, dying, TupleKind::Original);
     if is_masqueraded {
         delete_reference::<F>(slot, dying, TupleKind::OriginalAfterDnat);

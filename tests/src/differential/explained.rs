@@ -56,6 +56,8 @@ pub fn explained(cases: u64, rng: &mut Rng) -> Result<Explained> {
         let mut done = 0;
         while done < cases {
             let objects = RandomObjects::random(rng);
+            // Without this a Service that was there before, with the same endpoint, keeps its clients' affinity.
+            fixture.load_objects(objects::policy(), [])?;
             fixture.load_objects(objects::policy(), objects.changes())?;
             let flows: Vec<_> = (0..CASES.min(cases - done)).map(|_| objects.flow(rng)).collect();
             let seed = rng.seed;
