@@ -1,7 +1,7 @@
 //! Packets and bytes of flows, see `abi::FlowCounters`.
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
-use proxy_ebpf::abi::{FlowCounters, FlowDirection, Traffic, map};
+use proxy_ebpf::abi::{FlowCounters, FlowDirection, FlowRef, Traffic, TupleKind, map};
 
 use crate::{
     atomic::compare_exchange,
@@ -59,6 +59,20 @@ fn clear<F: Family>(slot: u32, service: u32) -> u32 {
         }
     }
     0
+}
+
+/// Reads the counters that the packet will need if the reference is that of its flow. Nothing waits for the result, so their cache line
+/// and the record's, which would follow one after the other, arrive together: with many flows both are misses.
+#[inline(always)]
+pub fn prefetch<F: Family>(reference: FlowRef) {
+    let direction = match reference.kind() {
+        TupleKind::Original | TupleKind::OriginalAfterDnat => FlowDirection::Original,
+        TupleKind::Reply | TupleKind::ReplyAfterReverseSnat => FlowDirection::Reply,
+    };
+    if let Some(counters) = counters::<F>(reference.slot(), direction) {
+        // SAFETY: in an array map; volatile, as the value is not used.
+        unsafe { (&raw const (*counters).packets).read_volatile() };
+    }
 }
 
 /// Counts a packet with so many bytes.

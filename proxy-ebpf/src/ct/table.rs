@@ -256,6 +256,9 @@ fn find_searched<F: Flows>(hash: TupleHash) -> FlowRef {
     if count == 0 {
         (count, reference) = bucket.matches(bucket.first() ^ LINE);
     }
+    if count == 1 && !flags_of_config().contains(ConfigFlags::UNCOUNTED_FLOWS) {
+        counters::prefetch::<F>(reference);
+    }
     if count == 0 || (count == 1 && is_of_searched::<F>(reference)) {
         return reference;
     }
