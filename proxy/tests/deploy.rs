@@ -18,6 +18,7 @@ use std::{
 use expect_test::expect_file;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
+    batch::v1::Job,
     core::v1::{ConfigMap, Container, Service, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
@@ -155,6 +156,46 @@ fn no_container_is_privileged_but_the_first_one() {
     for container in init.iter().chain(&main) {
         assert_eq!(container.security_context.as_ref().unwrap().read_only_root_filesystem, Some(true));
         assert!(container.ports.is_none(), "with the node's network, a port would keep a second agent out");
+    }
+}
+
+/// It dials as the node does, from the maps of the agent, and is not tried twice.
+#[test]
+fn the_connectivity_job_runs_once_on_each_node() {
+    let objects = kustomize("connectivity");
+    assert_eq!(objects.len(), 1);
+    let job: Job = typed(&objects, "Job");
+    let spec = job.spec.unwrap();
+    assert_eq!((spec.completion_mode.as_deref(), spec.backoff_limit), (Some("Indexed"), Some(0)));
+    assert_eq!(spec.parallelism, spec.completions, "a patch sets both");
+    let labels = spec.template.metadata.unwrap().labels.unwrap();
+    let pod = spec.template.spec.unwrap();
+    assert_eq!((pod.host_network, pod.restart_policy.as_deref()), (Some(true), Some("Never")));
+    let apart = pod.affinity.unwrap().pod_anti_affinity.unwrap();
+    let apart = &apart.required_during_scheduling_ignored_during_execution.unwrap()[0];
+    assert_eq!(apart.label_selector.as_ref().unwrap().match_labels.as_ref(), Some(&labels));
+    assert_eq!(apart.topology_key, "kubernetes.io/hostname");
+
+    let set: DaemonSet = typed(&base(), "DaemonSet");
+    let (_, agents) = containers(&set);
+    let container = &pod.containers[0];
+    assert_eq!(
+        (&container.image, container.args.as_ref().unwrap()[0].as_str()),
+        (&agents[0].image, "connectivity")
+    );
+    let mounts = container.volume_mounts.as_ref().unwrap();
+    assert!(
+        mounts.iter().all(|mount| agents[0].volume_mounts.as_ref().unwrap().contains(mount)),
+        "{mounts:?}"
+    );
+    let context = container.security_context.as_ref().unwrap();
+    assert_eq!((context.privileged, context.allow_privilege_escalation), (Some(false), Some(false)));
+    let usage =
+        Command::new(env!("CARGO_BIN_EXE_portreeve")).args(["connectivity", "--help"]).output().unwrap();
+    let usage = String::from_utf8(usage.stdout).unwrap();
+    for flag in &container.args.as_ref().unwrap()[1..] {
+        let name = flag.split('=').next().unwrap();
+        assert!(usage.contains(name), "{name}");
     }
 }
 
