@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/free_port.rs"]
+mod free_port;
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -11,6 +14,7 @@ use std::{
 };
 
 use dns::{plugins, resolve::forward::ServerContext, serve::run, serve::server::Server};
+use free_port::free_port;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, StatusCode,
@@ -51,10 +55,6 @@ fn write_certificate(directory: &Path) -> (CertificateDer<'static>, KeyPair) {
     fs::write(directory.join("key.pem"), signing_key.serialize_pem()).unwrap();
     fs::write(directory.join("cert.pem"), cert.pem()).unwrap();
     (cert.der().clone(), signing_key)
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 impl Started {

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/free_port.rs"]
+mod free_port;
+
 use std::{
     fmt::Write as _,
     fs,
@@ -15,6 +18,7 @@ use dns::{
     resolve::forward::ServerContext,
     serve::{run, server::Server},
 };
+use free_port::free_port;
 use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::SOA},
@@ -170,8 +174,7 @@ fn write_small(directory: &Path, serial: u32) {
 async fn pair() -> Pair {
     let directory = tempfile::tempdir().unwrap();
     write_small(directory.path(), 1);
-    // Free a moment ago.
-    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let primary = start(directory.path(), &format!("127.0.0.1:{port}"));
     let text =
         format!("example.org {{\n secondary {{\n  transfer from {}\n }}\n}}\n", primary.addresses()[0]);

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::{Cluster, agent::portreeve, name_service::NameService, node::Node};
 
+const FIREWALL_TOOLS: [&str; 3] = ["nft", "iptables-save", "ip6tables-save"];
+
 fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
 }
@@ -108,8 +110,11 @@ async fn a_report_answers_as_the_node_does() -> Result<()> {
         let content = file(&archive, name)?;
         ensure!(content.contains(words), "`{words}` is not in {name}:\n{content}");
     }
+    // Not every machine has the tools that print firewall rules.
     let missing = file(&archive, "missing.txt")?;
-    ensure!(missing.is_empty(), "{missing}");
+    let is_tool =
+        |line: &str| FIREWALL_TOOLS.iter().any(|tool| line.contains(&format!("cannot run {tool}:")));
+    ensure!(missing.lines().all(is_tool), "{missing}");
 
     let hidden = report(node, directory.path(), "hidden.tar.gz", &["--anonymize"])?;
     for name in ["objects.yaml", "log.txt", "metrics.txt", "maps/services.json", "status.json"] {
@@ -121,10 +126,11 @@ async fn a_report_answers_as_the_node_does() -> Result<()> {
     Ok(())
 }
 
-/// Without fields that pass with time.
+/// Without fields that pass with time, and without traffic, which is added later.
 fn without_time(mut row: Value) -> Value {
+    const TRAFFIC: [&str; 4] = ["flows", "tcp", "sent", "received"];
     if let Some(fields) = row.as_object_mut() {
-        fields.retain(|field, _| !field.ends_with("_seconds"));
+        fields.retain(|field, _| !field.ends_with("_seconds") && !TRAFFIC.contains(&field.as_str()));
     }
     row
 }

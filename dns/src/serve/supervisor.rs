@@ -439,6 +439,10 @@ impl fmt::Debug for Corefile {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/free_port.rs"]
+mod free_port;
+
+#[cfg(test)]
 mod tests {
     use std::{fs, net::Ipv4Addr, path::Path};
 
@@ -448,7 +452,7 @@ mod tests {
     };
     use tokio::net::UdpSocket;
 
-    use super::*;
+    use super::{free_port::free_port, *};
 
     fn write(path: &Path, address: &str) {
         let text = format!(". {{\n hosts /nonexistent {{\n  {address} a.example\n }}\n reload 2s 1s\n}}");
@@ -598,11 +602,6 @@ mod tests {
         }
     }
 
-    /// A port that is free, for servers that are to be found again.
-    async fn free_port() -> u16 {
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
-    }
-
     async fn works(faults: &Faults) {
         while !faults.errors().is_empty() {
             sleep(Duration::from_millis(10)).await;
@@ -613,7 +612,7 @@ mod tests {
     async fn an_unusable_corefile_is_named_and_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Corefile");
-        let at: SocketAddr = (Ipv4Addr::LOCALHOST, free_port().await).into();
+        let at: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()).into();
         let setup = Setup { listen: vec![at], ..later(&path) };
         let faults = setup.faults.clone();
         let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
@@ -636,7 +635,7 @@ mod tests {
     async fn a_missing_certificate_is_named_and_awaited() {
         let directory = tempfile::tempdir().unwrap();
         let (path, authority) = (directory.path().join("Corefile"), directory.path().join("ca.pem"));
-        let at: SocketAddr = (Ipv4Addr::LOCALHOST, free_port().await).into();
+        let at: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()).into();
         let authority_name = authority.display();
         let text = format!(
             ". {{\n hosts /nonexistent {{\n  10.0.0.1 a.example\n }}\n forward b.example tls://127.0.0.1 {{\n  tls \
@@ -659,7 +658,7 @@ mod tests {
     async fn wildcards_are_the_addresses_of_the_node_as_they_change() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Corefile");
-        let port = free_port().await;
+        let port = free_port();
         let text = format!(".:{port} {{\n hosts /nonexistent {{\n  10.0.0.1 a.example\n }}\n}}");
         fs::write(&path, text).unwrap();
         // The stub of another server has the port at loopback, which would keep a wildcard from being bound.

@@ -118,7 +118,7 @@ mod tests {
             with: times((0..10).map(|n| 400 + n % 2 * 10).chain([9000])),
             without: times([1, 395, 405, 9000, 395, 405, 395, 405, 395, 405]),
         };
-        assert!(counting.to_string().ends_with("     5.0    405.0    400.0"), "{counting}");
+        assert!(counting.to_string().ends_with("     5.6    405.6    400.0"), "{counting}");
         let report = Report { rows: vec![row], counting: vec![counting] }.to_string();
         assert!(report.lines().all(|line| line.len() <= 80), "{report}");
     }
