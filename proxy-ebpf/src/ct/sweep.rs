@@ -1,5 +1,5 @@
-//! Deletion of expired flows, and the traffic of the others, with or without an agent: a `bpf_timer` in a pinned map, whose callback sweeps a bounded part of the
-//! tables each time.
+//! Deletion of expired flows, and the traffic of the others, with or without an agent: a `bpf_timer` in a pinned map, whose
+//! callback sweeps a bounded part of the tables each time.
 //!
 //! Sweep and packets contend for a flow's state by compare-and-swap, so a refreshed flow is not deleted.
 

@@ -63,7 +63,8 @@ pub unsafe fn of_sender(socket: *mut core::ffi::c_void) -> Option<&'static Socke
 /// its CPU; a number is added by the one that stores it.
 #[inline(always)]
 pub fn take_new(known: *mut TcpSocket, totals: &Totals) -> Carried {
-    // SAFETY: the caller's, of a socket's storage; no reference, as the other program may write at the same time.
+    // SAFETY: callers have the pointer from the kernel, to the storage of a socket that lives as long as the program runs. No
+    // reference is made, as the other program may write at the same time.
     let (sent, received, retransmissions) =
         unsafe { (&raw mut (*known).sent, &raw mut (*known).received, &raw mut (*known).retransmissions) };
     Carried {

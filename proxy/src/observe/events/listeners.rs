@@ -115,10 +115,11 @@ impl Listeners {
         }
     }
 
-    /// Queues an event for those that want it.
+    /// Queues an event for those that want it. One that was not greeted yet, while others listen, gets no event before its greeting.
     pub fn publish(&self, event: FlowEvent) {
         let listeners = lock(&self.listeners);
-        let wanting = listeners.iter().filter(|listener| listener.filter.takes(&event));
+        let wanting =
+            listeners.iter().filter(|listener| listener.is_greeted && listener.filter.takes(&event));
         let wanting: Vec<&Listener> = wanting.collect();
         if wanting.is_empty() {
             return;
@@ -232,14 +233,19 @@ mod tests {
         assert_eq!(next(&mut one), listening);
         assert_eq!(next(&mut one), Some(EventMessage::Event(event("shop/db").into())));
         assert_eq!(next(&mut one), None);
-        drop((all, one));
-        assert!(!listeners.is_any(), "both are gone");
+        let mut late = listeners.subscribe(EventFilter::default()).unwrap();
+        listeners.publish(event("shop/web"));
+        assert_eq!(next(&mut late), None, "no event comes before the greeting");
+        drop((all, one, late));
+        assert!(!listeners.is_any(), "all are gone");
     }
 
     #[test]
     fn a_slow_listener_is_told_what_it_lost() {
         let listeners = Listeners::default();
         let mut slow = listeners.subscribe(EventFilter::default()).unwrap();
+        listeners.greet("node-1");
+        assert!(matches!(next(&mut slow), Some(EventMessage::Listening { .. })));
         (0..QUEUE + 7).for_each(|_| listeners.publish(event("shop/web")));
         listeners.lost_in_ring(5);
         let lost = |source, count| Some(EventMessage::LostEvents(LostEvents { source, count }));
