@@ -27,6 +27,8 @@ fn main() -> Result<()> {
         env::set_var("RUSTC_BOOTSTRAP", "1");
         // aya-build passes each line of the inner cargo on as a warning: leave it the real ones.
         env::set_var("CARGO_TERM_QUIET", "true");
+        // Incremental units are compiled apart: the linker then leaves calls that the verifier refuses.
+        env::set_var("CARGO_INCREMENTAL", "0");
     }
     let programs = root.join("proxy-ebpf");
     let root_dir = programs.to_str().context("the path of proxy-ebpf is not UTF-8")?;
