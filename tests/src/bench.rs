@@ -9,6 +9,7 @@ mod clock;
 mod command;
 pub mod connect;
 pub mod dns;
+pub mod instructions;
 pub mod packet;
 mod process;
 mod sockets;

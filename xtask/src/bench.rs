@@ -7,17 +7,26 @@ use clap::{Args, Subcommand};
 
 use crate::{cargo, needs, setup};
 
-/// Runs a benchmark with an optimised build.
+pub mod check;
+
+/// Runs a benchmark with an optimised build, or compares the agent's work with a ledger.
 ///
 /// Benchmarks create network namespaces, cgroups and eBPF programs, and need root. `--help` after a benchmark's name
-/// lists its options.
+/// lists its options. `--check` needs neither root nor an idle machine: it counts instructions.
 #[derive(Args)]
+#[command(subcommand_required = false, arg_required_else_help = true)]
 pub struct Bench {
+    /// Count the instructions of the agent's work, and fail where they differ from tests/ledger/instructions.txt.
+    #[arg(long, conflicts_with = "image")]
+    check: bool,
+    /// With --check: write the ledger instead.
+    #[arg(long, requires = "check")]
+    bless: bool,
     /// Measure the image's binary, which is linked with musl.
     #[arg(long)]
     image: bool,
     #[command(subcommand)]
-    benchmark: Benchmark,
+    benchmark: Option<Benchmark>,
 }
 
 #[derive(Subcommand)]
@@ -49,7 +58,13 @@ struct Passed {
 
 impl Bench {
     pub fn run(self) -> Result<ExitCode> {
-        let (name, Passed { arguments }) = match self.benchmark {
+        let benchmark = match (self.check, self.benchmark) {
+            (true, None) => return checked(self.bless),
+            (false, Some(benchmark)) => benchmark,
+            (true, Some(_)) => bail!("--check runs no benchmark: leave its name out"),
+            (false, None) => bail!("name a benchmark, or use --check; see --help"),
+        };
+        let (name, Passed { arguments }) = match benchmark {
             Benchmark::Connect(passed) => ("connect", passed),
             Benchmark::Atomicity(passed) => ("atomicity", passed),
             Benchmark::Sync(passed) => ("sync", passed),
@@ -71,4 +86,12 @@ impl Bench {
         command.args(["run", "--release", "--quiet", "--package", "tests", "--bin", "bench", "--", name]);
         match cargo::become_command(command.args(arguments).env("PORTREEVE_BIN", binary))? {}
     }
+}
+
+fn checked(is_blessed: bool) -> Result<ExitCode> {
+    if is_blessed {
+        check::bless()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(if check::check()? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

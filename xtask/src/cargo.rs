@@ -110,7 +110,7 @@ impl Built {
         self.0.get(name).cloned().with_context(|| format!("cargo built no binary called {name}"))
     }
 
-    fn by(command: Command) -> Result<Built> {
+    pub fn by(command: Command) -> Result<Built> {
         Self::with_flags(command, &[])
     }
 

@@ -4,7 +4,7 @@
 //! and `bpf-linker`, which reads the compiler's LLVM bitcode and so must contain the same LLVM. Their paths go into
 //! `.ebpf-toolchain`, which the build script of `proxy` reads.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
@@ -21,6 +21,7 @@ mod note;
 mod static_target;
 mod story_tools;
 mod toolchain;
+mod valgrind;
 
 pub use apt::{download as download_package, named as packages_named};
 pub use kernel_tools::{BUSYBOX, QEMU};
@@ -43,6 +44,7 @@ impl Setup {
         let note = ensure()?;
         lint_tools::ensure(&note)?;
         ensure_for_fuzz()?;
+        valgrind::ensure()?;
         if self.kernels {
             ensure_for_kernels()?;
         }
@@ -75,6 +77,12 @@ pub fn ensure_for_stories() -> Result<()> {
 /// Adds the C++ compiler of `cargo xtask fuzz`.
 pub fn ensure_for_fuzz() -> Result<()> {
     cpp_compiler::ensure()
+}
+
+/// Adds the tool of `cargo xtask bench --check`, and returns its path.
+pub fn ensure_for_instructions() -> Result<PathBuf> {
+    ensure()?;
+    valgrind::ensure()
 }
 
 /// Adds the target of `cargo xtask image`.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
 use crate::{
-    cargo, fuzz_targets, lint, mutants, needs,
+    bench, cargo, fuzz_targets, lint, mutants, needs,
     progress::{command_line, seconds},
     setup,
 };
@@ -79,10 +79,10 @@ impl Test {
                 counts,
             )
         })?;
+        report.stage("instructions of the work", |_| Ok(bench::check::check().unwrap_or_else(failed)))?;
         report.stage("fuzz targets", |_| {
-            // Without root there may be no C++ compiler, which costs this stage and no other.
-            let held = fuzz_targets::run_briefly(FUZZ_SECONDS);
-            Ok(held.inspect_err(|error| eprintln!("error: {error:#}")).unwrap_or(false))
+            // Without root there may be no C++ compiler.
+            Ok(fuzz_targets::run_briefly(FUZZ_SECONDS).unwrap_or_else(failed))
         })?;
         if let Some(binary) = binary.filter(|_| !self.no_root) {
             report.stage("stories, as root", |counts| stories(&binary, counts))?;
@@ -90,6 +90,12 @@ impl Test {
         }
         Ok(())
     }
+}
+
+/// The result of a stage that could not run: it costs this stage and no other.
+fn failed(error: anyhow::Error) -> bool {
+    eprintln!("error: {error:#}");
+    false
 }
 
 fn stories(binary: &Path, counts: &mut Counts) -> Result<bool> {

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{atomicity, connect, dns, packet, sync};
+use super::{atomicity, connect, dns, instructions, packet, sync};
 
 /// Measures the promises of Portreeve. Needs root: it creates network namespaces, cgroups and eBPF programs.
 #[derive(Parser)]
@@ -19,6 +19,7 @@ enum Bench {
     Sync(Sync),
     Dns(Dns),
     Packet(Packet),
+    Instructions(Instructions),
 }
 
 /// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
@@ -125,6 +126,13 @@ struct Packet {
     runs: u32,
 }
 
+/// Does one piece of the agent's work, which `cargo xtask bench --check` counts in instructions.
+#[derive(clap::Args)]
+struct Instructions {
+    /// The work; without it the names of all are printed
+    task: Option<String>,
+}
+
 /// Parses the command line and runs the measurement.
 pub fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -134,6 +142,11 @@ pub fn run() -> Result<()> {
         Bench::Sync(arguments) => runtime.block_on(sync(&arguments)),
         Bench::Dns(arguments) => runtime.block_on(dns(&arguments)),
         Bench::Packet(arguments) => packet(&arguments),
+        Bench::Instructions(Instructions { task: Some(task) }) => instructions::run(&task),
+        Bench::Instructions(Instructions { task: None }) => {
+            instructions::names().for_each(|name| println!("{name}"));
+            Ok(())
+        }
     }
 }
 
