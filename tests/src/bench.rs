@@ -12,6 +12,7 @@ pub mod dns;
 pub mod instructions;
 pub mod packet;
 mod process;
+pub mod scale;
 mod sockets;
 pub mod sync;
 mod worker;

@@ -46,6 +46,9 @@ enum Benchmark {
     /// Cost of DNS answers with 10,000 Services, and CoreDNS's if `$COREDNS` names its binary.
     #[command(disable_help_flag = true)]
     Dns(Passed),
+    /// What a large cluster costs its API servers and each agent, computed.
+    #[command(disable_help_flag = true)]
+    Scale(Passed),
 }
 
 /// Options that the benchmark itself parses.
@@ -70,6 +73,7 @@ impl Bench {
             Benchmark::Sync(passed) => ("sync", passed),
             Benchmark::Packet(passed) => ("packet", passed),
             Benchmark::Dns(passed) => ("dns", passed),
+            Benchmark::Scale(Passed { arguments }) => return scale(arguments),
         };
         let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
         let missing = needs::missing();
@@ -94,4 +98,11 @@ fn checked(is_blessed: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     Ok(if check::check()? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Computes only, so it needs neither root nor an optimised build.
+fn scale(arguments: Vec<OsString>) -> Result<ExitCode> {
+    let mut command = cargo::cargo();
+    command.args(["run", "--quiet", "--package", "tests", "--bin", "bench", "--", "scale"]);
+    match cargo::become_command(command.args(arguments))? {}
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{atomicity, connect, dns, instructions, packet, sync};
+use super::{atomicity, connect, dns, instructions, packet, scale, sync};
 
 /// Measures the promises of Portreeve. Needs root: it creates network namespaces, cgroups and eBPF programs.
 #[derive(Parser)]
@@ -20,6 +20,7 @@ enum Bench {
     Dns(Dns),
     Packet(Packet),
     Instructions(Instructions),
+    Scale(Scale),
 }
 
 /// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
@@ -133,6 +134,23 @@ struct Instructions {
     task: Option<String>,
 }
 
+/// Computes what the objects of a large cluster cost its API servers and each agent, by their sizes on the wire.
+#[derive(clap::Args)]
+struct Scale {
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: u32,
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
+    services: u32,
+    /// Pods that are replaced, per second
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    churn: u32,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    api_servers: u32,
+    /// Of each API server, in Gbit/s
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    network: u32,
+}
+
 /// Parses the command line and runs the measurement.
 pub fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -142,6 +160,10 @@ pub fn run() -> Result<()> {
         Bench::Sync(arguments) => runtime.block_on(sync(&arguments)),
         Bench::Dns(arguments) => runtime.block_on(dns(&arguments)),
         Bench::Packet(arguments) => packet(&arguments),
+        Bench::Scale(arguments) => {
+            print!("{}", scale_of(&arguments));
+            Ok(())
+        }
         Bench::Instructions(Instructions { task: Some(task) }) => instructions::run(&task),
         Bench::Instructions(Instructions { task: None }) => {
             instructions::names().for_each(|name| println!("{name}"));
@@ -174,6 +196,17 @@ async fn atomicity(arguments: &Atomicity) -> Result<()> {
     println!("{report}");
     ensure!(report.holds(), "a switch of backends was not atomic");
     Ok(())
+}
+
+fn scale_of(arguments: &Scale) -> scale::Report {
+    let Scale { nodes, services, churn, api_servers, network } = *arguments;
+    scale::compute(scale::Parameters {
+        nodes,
+        services,
+        churn: churn.into(),
+        api_servers,
+        network: f64::from(network) * 1e9,
+    })
 }
 
 fn packet(arguments: &Packet) -> Result<()> {
