@@ -1,10 +1,11 @@
 //! Work of the agent whose instructions are counted by a simulated processor: unlike a time, their number is the same on each
 //! machine and under each load, so that a slow change is seen when it is made.
 //!
-//! Each task prepares what it needs, and does its work in [`counted`], where the counting begins and ends.
+//! Each task prepares what it needs, and does its work in [`counted::counted`], where the counting begins and ends.
 
 mod answers;
 mod changes;
+mod counted;
 
 use anyhow::{Context as _, Result};
 
@@ -37,10 +38,4 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn run(name: &str) -> Result<()> {
     let task = TASKS.iter().find(|task| task.name == name).context("there is no such task")?;
     (task.run)()
-}
-
-/// The work that is counted. The simulator finds this function by its name.
-#[inline(never)]
-fn counted<T>(work: impl FnOnce() -> T) -> T {
-    work()
 }

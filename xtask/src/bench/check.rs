@@ -17,7 +17,7 @@ use crate::{cargo, progress::Step, setup};
 
 const LEDGER: &str = "tests/ledger/instructions.txt";
 /// The function in which the instructions are counted, as callgrind names it, but for its hash.
-const COUNTED: &str = "*bench::instructions::counted*";
+const COUNTED: &str = "*instructions::counted::counted*";
 /// A number that differs by more fails. Hash tables with random keys alone differ by up to 3 %.
 const BOUND_PERCENT: u64 = 10;
 

@@ -21,7 +21,7 @@ use dns::{
 };
 use proxy::k8s::{dns::change, object::Object};
 
-use super::counted;
+use super::counted::counted;
 use crate::lab::api_server::objects::{service as service_object, slice};
 
 const SERVICES: u32 = 200;

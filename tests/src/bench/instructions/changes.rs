@@ -11,7 +11,7 @@ use proxy::{
 };
 use serde_json::Value;
 
-use super::counted;
+use super::counted::counted;
 use crate::lab::api_server::objects::{service, slice};
 
 /// As `objects::endpoint` names nodes.
