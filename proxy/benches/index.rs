@@ -10,7 +10,7 @@ use proxy::{
     index::{Change, Index},
     model::{
         address::{IpFamily, PerFamily, Protocol},
-        backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
+        backend::{Candidate, PodIdentity, SliceInfo, SliceKey, SlicePort, SliceSource},
         policy::Policy,
         service::{PortInfo, ServiceInfo, ServiceKey, TrafficPolicy},
         small_list::SmallList,
@@ -62,6 +62,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
         is_serving: true,
         is_terminating: false,
         is_local: endpoint % 3 == 0,
+        identity: PodIdentity::default(),
         pod: None,
         node: None,
         zone: None,

@@ -17,7 +17,7 @@ use proxy_ebpf::abi::Unclaimed;
 
 use crate::model::{
     address::IpFamily,
-    backend::{Candidate, SliceInfo, SliceKey, SliceSource, Slices},
+    backend::{Candidate, PodIdentity, SliceInfo, SliceKey, SliceSource, Slices},
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
     policy::Policy,
@@ -27,6 +27,7 @@ use crate::model::{
 };
 
 mod claims;
+mod departures;
 mod excluded;
 mod frontends;
 mod health;
@@ -39,6 +40,7 @@ mod unserved;
 mod verdict;
 
 use claims::Claims;
+pub use departures::Departure;
 pub use excluded::Exclusion;
 use frontends::frontends;
 use joined::Joined;
@@ -67,6 +69,8 @@ pub struct Index {
     endpoints: HashMap<ServiceKey, Slices>,
     claims: Claims,
     service_cidrs: BTreeMap<ArcStr, Vec<IpNetwork>>,
+    /// Endpoints that left a slice since they were last taken.
+    departures: Vec<Departure>,
 }
 
 impl Index {
@@ -79,6 +83,7 @@ impl Index {
             endpoints: HashMap::new(),
             claims: Claims::default(),
             service_cidrs: BTreeMap::new(),
+            departures: Vec::new(),
         }
     }
 
@@ -188,6 +193,21 @@ impl Index {
         self.joined.slice(key).map(|slice| &slice.service)
     }
 
+    /// The endpoints that left a slice since the last call. They may be in another one.
+    pub fn take_departures(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
+    }
+
+    /// The pods that have these addresses in any slice, in any state. Linear in the number of endpoints.
+    pub fn pods_at(&self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Vec<PodIdentity>> {
+        let mut pods: BTreeMap<IpAddr, Vec<PodIdentity>> = BTreeMap::new();
+        let candidates = self.joined.slices().flat_map(|slice| &slice.candidates);
+        for candidate in candidates.filter(|candidate| addresses.contains(&candidate.ip)) {
+            pods.entry(candidate.ip).or_default().push(candidate.identity);
+        }
+        pods
+    }
+
     /// The Service that has the address as its ClusterIP. Linear in the number of Services: for `explain` only.
     pub fn cluster_ip_owner(&self, address: IpAddr) -> Option<&ServiceKey> {
         let has = |service: &&ServiceInfo| service.served_cluster_ips().any(|own| own == address);
@@ -254,6 +274,7 @@ impl Index {
         }
         let mut touched = BTreeSet::new();
         if let Some(old) = self.joined.remove_slice(key) {
+            self.departures.extend(departures::departures(&old, slice.as_deref()));
             self.frontends_of_slice(&old, &mut touched);
         }
         if let Some(new) = slice {

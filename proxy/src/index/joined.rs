@@ -68,6 +68,10 @@ impl Joined {
         self.slices.get(key).map(|Slice(slice)| slice)
     }
 
+    pub fn slices(&self) -> impl Iterator<Item = &SliceInfo> {
+        self.slices.iter().map(|Slice(slice)| &**slice)
+    }
+
     /// The slices of a Service, sorted by key.
     pub fn slices_of(&self, service: &ServiceKey) -> impl Iterator<Item = &SliceInfo> {
         let slices = self.services.get(service).and_then(|parts| parts.slices.as_ref());

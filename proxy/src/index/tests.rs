@@ -76,6 +76,41 @@ fn a_service_joins_its_slices_in_any_order_and_loses_them() {
 }
 
 #[test]
+fn an_endpoint_departs_with_its_pod() {
+    let pods = |pods: &[(&str, &str)]| {
+        let target = |uid| json!({"kind": "Pod", "name": "p", "uid": uid});
+        let endpoints: Vec<_> =
+            pods.iter().map(|(ip, uid)| json!({"addresses": [ip], "targetRef": target(uid)})).collect();
+        slice(
+            json!({"metadata": {"name": "a", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}]}),
+        )
+    };
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let identity = PodIdentity::of;
+    let departed = |index: &mut Index| -> Vec<_> {
+        index.take_departures().into_iter().map(|Departure { address, pod }| (address, pod)).collect()
+    };
+    let mut index = Index::new(Policy::default());
+    index.apply(pods(&[("10.1.0.1", "x"), ("10.1.0.2", "y")]));
+    assert_eq!(departed(&mut index), [], "a new slice");
+    index.apply(pods(&[("10.1.0.2", "y"), ("10.1.0.3", "z")]));
+    assert_eq!(departed(&mut index), [(ip("10.1.0.1"), identity("x"))]);
+    index.apply(pods(&[("10.1.0.2", "other"), ("10.1.0.3", "z")]));
+    assert_eq!(departed(&mut index), [(ip("10.1.0.2"), identity("y"))], "handed over");
+    let addresses = ["10.1.0.1", "10.1.0.2"].map(ip).into();
+    assert_eq!(index.pods_at(&addresses), [(ip("10.1.0.2"), vec![identity("other")])].into());
+    index.apply(web_slice("b", "elsewhere", &["10.1.0.1"]));
+    assert!(index.pods_at(&addresses).contains_key(&ip("10.1.0.1")), "in the slice of another Service");
+    index.apply(Change::Slice(
+        SliceKey { namespace: "shop".into(), name: "a".into(), source: SliceSource::Slice },
+        None,
+    ));
+    let all = [(ip("10.1.0.2"), identity("other")), (ip("10.1.0.3"), identity("z"))];
+    assert_eq!(departed(&mut index), all, "a deleted slice");
+}
+
+#[test]
 fn the_clusters_own_services_precede_and_the_largest_comes_last() {
     let mut index = Index::new(Policy::default());
     let ports =

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{
     address::IpFamily,
-    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource, TopologyHints},
+    backend::{Candidate, PodIdentity, SliceInfo, SliceKey, SlicePort, SliceSource, TopologyHints},
     service::ServiceKey,
 };
 
@@ -106,11 +106,18 @@ fn candidate(endpoint: &Endpoint, ip: IpAddr, node_name: &str) -> Candidate {
         is_serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         is_terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
         is_local,
+        identity: identity(endpoint),
         pod: pod(endpoint).filter(|_| is_local).map(Into::into),
         node: endpoint.node_name.as_deref().map(intern),
         zone: endpoint.zone.as_deref().map(intern),
         hints: endpoint.hints.as_ref().and_then(hints),
     }
+}
+
+fn identity(endpoint: &Endpoint) -> PodIdentity {
+    let target = endpoint.target_ref.as_ref();
+    let name = target.and_then(|target| target.uid.as_deref().or(target.name.as_deref()));
+    name.map_or(PodIdentity::default(), PodIdentity::of)
 }
 
 fn pod(endpoint: &Endpoint) -> Option<&str> {

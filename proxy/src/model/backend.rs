@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -40,6 +41,7 @@ pub struct Candidate {
     pub is_terminating: bool,
     /// On this node.
     pub is_local: bool,
+    pub identity: PodIdentity,
     /// For commands only, as node and zone. The name of the pod if it is on this node; those of other nodes would double
     /// the memory of endpoints.
     pub pod: Option<ArcStr>,
@@ -47,6 +49,21 @@ pub struct Candidate {
     pub zone: Option<ArcStr>,
     /// Boxed: few clusters use hints, and there are as many candidates as pods.
     pub hints: Option<Box<TopologyHints>>,
+}
+
+/// Tells the pods apart that have an address one after the other: a hash of the UID in `targetRef`, as UIDs would double the memory of
+/// endpoints. Two pods have the same one by chance once in 16 million. All zero: the endpoint names no object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PodIdentity([u8; 3]);
+
+impl PodIdentity {
+    /// That of the object with this UID, or name if it has none.
+    pub fn of(uid_or_name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        uid_or_name.hash(&mut hasher);
+        let [a, b, c, ..] = hasher.finish().to_ne_bytes();
+        Self([a, b, c])
+    }
 }
 
 /// The zones and nodes whose clients should use an endpoint (KEP-2433, KEP-3015).

@@ -259,8 +259,18 @@ fn slice_manifest(metadata: Value, family: IpFamily, ports: Vec<Value>, endpoint
 }
 
 fn endpoint(candidate: &Candidate, hostname: Option<&str>) -> Value {
-    let Candidate { ip, is_ready, is_serving, is_terminating, is_local: _, pod, node, zone, hints } =
-        candidate;
+    let Candidate {
+        ip,
+        is_ready,
+        is_serving,
+        is_terminating,
+        is_local: _,
+        identity: _,
+        pod,
+        node,
+        zone,
+        hints,
+    } = candidate;
     let conditions = json!({"ready": is_ready, "serving": is_serving, "terminating": is_terminating});
     let mut value = json!({"addresses": [ip], "conditions": conditions});
     for (field, text) in [("nodeName", node), ("zone", zone)] {

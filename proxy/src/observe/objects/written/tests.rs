@@ -7,7 +7,7 @@ use crate::{
     index::Index,
     k8s,
     manifests::{self, Manifests},
-    model::policy::Policy,
+    model::{backend::PodIdentity, policy::Policy},
 };
 
 /// Objects with every field that is in use.
@@ -140,6 +140,8 @@ fn all(index: &Index) -> (Vec<Arc<ServiceInfo>>, Vec<SliceInfo>) {
             slice.key.name = format!("{}.endpoints-{n}", slice.key.name).into();
             slice.key.source = SliceSource::Slice;
         }
+        // It is not written: only the running agent compares it.
+        slice.candidates.iter_mut().for_each(|candidate| candidate.identity = PodIdentity::default());
     }
     slices.sort_by(|a, b| a.key.cmp(&b.key));
     (services, slices)
