@@ -75,6 +75,19 @@ pub fn tcp_totals() -> [u32; 3] {
     }
 }
 
+/// Offsets of `rcv_nxt` and `snd_nxt` in `struct tcp_sock`, and of `skc_v6_rcv_saddr` in `struct sock_common`; all 0 if one is unknown.
+#[inline(always)]
+pub fn tcp_position() -> [u32; 3] {
+    // SAFETY: as in `flags`.
+    unsafe {
+        [
+            read_volatile(&raw const CONFIG.tcp_receive_next),
+            read_volatile(&raw const CONFIG.tcp_send_next),
+            read_volatile(&raw const CONFIG.socket_local6),
+        ]
+    }
+}
+
 /// First and last port for masqueraded flows, both included.
 #[inline(always)]
 pub fn masquerade_ports() -> (u16, u16) {

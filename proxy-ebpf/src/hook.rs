@@ -3,6 +3,7 @@
 mod cgroup;
 mod explain;
 mod forward;
+mod inject;
 mod link_layer;
 mod loopback;
 mod programs;

@@ -22,6 +22,7 @@ pub struct Config {
     /// The pin directory.
     pub bpffs: PathBuf,
     pub socket_lb: SocketLb,
+    pub reset_stale_connections: Switch,
     pub devices: DeviceConfig,
     /// Prepare beside a running agent, and take over when it ends.
     pub takeover: bool,
@@ -108,6 +109,13 @@ pub enum SocketLb {
     /// Only those of the node's own network namespace; service meshes and virtual machines in pods want this
     HostOnly,
     /// None but those of the node that dial its own addresses, as their packets pass no device
+    Off,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    On,
     Off,
 }
 

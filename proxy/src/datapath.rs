@@ -13,12 +13,13 @@ mod pins;
 mod sizes;
 
 pub use attach::{
-    AdoptError, AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, EventReader, EventSource,
-    EventsError, ExplainError, Explainer, Heartbeats, LISTENING, LoadError, NameServerError, ProgramListing,
-    ProgramRun, Programs, SocketReader, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode,
-    XdpAttachment, XdpError, XdpHooks, XdpPass, adopt_flows, attach, detach_devices, detach_xdp,
-    forward_logs, load, load_object, load_with_sizes, local_pod_networks, name_server_is_alive, object,
-    primary_addresses, programs_at, repair, select_devices, start_sweeper,
+    AdoptError, AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, EndOfConnection, EventReader,
+    EventSource, EventsError, ExplainError, Explainer, Heartbeats, LISTENING, Listed, LoadError,
+    NameServerError, OpenSockets, ProgramListing, ProgramRun, Programs, SocketReader, SuccessorHeartbeat,
+    SweeperError, TcError, TcPass, Towards, XdpAttachMode, XdpAttachment, XdpError, XdpHooks, XdpPass,
+    adopt_flows, attach, detach_devices, detach_xdp, forward_logs, load, load_object, load_with_sizes,
+    local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at, repair, select_devices,
+    start_sweeper,
 };
 pub use kernel::{
     CgroupScope, EnvironmentError, Jiffies, Neighbour, NetlinkError, Network, NetworkListing, NextHop,

@@ -49,6 +49,7 @@ mod pod_cidrs;
 mod ready;
 mod retries;
 mod source;
+mod stale_connections;
 mod stop;
 mod xdp;
 
@@ -60,6 +61,7 @@ use name_server::NameServer;
 pub use name_server::run as name_server;
 use ready::notify_ready;
 use source::Source;
+use stale_connections::StaleConnections;
 use stop::Stop;
 
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
@@ -69,6 +71,7 @@ pub async fn run(config: Config) -> Result<()> {
         cgroup,
         bpffs,
         socket_lb,
+        reset_stale_connections,
         devices,
         takeover,
         abi_version,
@@ -118,6 +121,7 @@ pub async fn run(config: Config) -> Result<()> {
     memory::release_startup_pages(datapath::object());
     let name_server =
         dns.map(|dns| start_name_server(dns, &policy, local, &pins, &state, takeover)).transpose()?;
+    let links = network.clone();
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry, shares)?;
     tokio::select! {
@@ -136,8 +140,9 @@ pub async fn run(config: Config) -> Result<()> {
     let _ = reports.send(Report::starting());
     kube_proxy_leftovers::watch();
     notify_ready();
+    let stale = StaleConnections::new(&mut programs, reset_stale_connections, links);
     let attachment = Attachment::new(programs, cgroup, pins, devices);
-    let outcome = agent.run(&mut source, &mut stop, attachment).await;
+    let outcome = agent.run(&mut source, &mut stop, attachment, stale).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
     agent.shut_down().await;
     outcome.and(stop.result())

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use proxy::datapath::{Busy, Explainer, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
 use proxy_ebpf::{
     abi::{
-        ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
+        ABI_VERSION, Config, INJECT_SEGMENT, LIST_SOCKETS, LIST_STALE_SOCKETS, MAPS, MapKind, PROGRAMS,
+        READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
     },
     explain,
 };
@@ -50,7 +51,8 @@ fn every_program_loads_and_is_small_enough() {
     let in_table: Vec<_> = PROGRAMS
         .into_iter()
         .chain(at_devices)
-        .chain([READ_SOCKETS, SOCK_OPS, XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
+        .chain([READ_SOCKETS, LIST_SOCKETS, LIST_STALE_SOCKETS, INJECT_SEGMENT])
+        .chain([SOCK_OPS, XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
         .collect();
     let named: BTreeSet<_> =
         in_table.iter().chain(&explain::PROGRAMS).map(|name| (*name).to_owned()).collect();

@@ -29,9 +29,13 @@ pub struct Config {
     pub tcp_sent: u32,
     pub tcp_received: u32,
     pub tcp_retransmissions: u32,
-    pub zero: u32,
+    /// Offsets of `rcv_nxt` and `snd_nxt` in `struct tcp_sock`; both 0: unknown.
+    pub tcp_receive_next: u32,
+    pub tcp_send_next: u32,
+    /// Offset of `skc_v6_rcv_saddr` in `struct sock_common`; 0: unknown, or that structure does not begin as it always has.
+    pub socket_local6: u32,
 }
-map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8 + 6 * 4);
+map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8 + 8 * 4);
 
 impl Config {
     /// The configuration of a program that is loaded without the agent's values.
@@ -51,7 +55,9 @@ impl Config {
         tcp_sent: 0,
         tcp_received: 0,
         tcp_retransmissions: 0,
-        zero: 0,
+        tcp_receive_next: 0,
+        tcp_send_next: 0,
+        socket_local6: 0,
     };
 }
 

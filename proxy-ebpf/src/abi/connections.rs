@@ -4,7 +4,7 @@
 //! All CPUs share them, and add atomically: each connection adds a few times in its whole life, and an array per CPU would take
 //! this memory once for each CPU. The agent maps the arrays and reads them without system calls.
 
-use super::{SocketPair, map_type};
+use super::{Endpoint, SocketPair, map_type};
 
 /// Value of `TCP_SOCKETS`: the translation of a TCP socket, as `SOCKETS` holds it for others, and what was counted of it. One value, as
 /// a second one would cost each connect a percent.
@@ -40,6 +40,20 @@ impl SocketStage {
     /// Counted as open.
     pub const OPEN: u32 = 2;
 }
+
+/// The socket of an open connection through a Service, as iterators write it for the agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenSocket {
+    pub backend: Endpoint,
+    /// The socket's own end.
+    pub local: Endpoint,
+    /// The sequence number that the socket expects next from the backend.
+    pub receive_next: u32,
+    /// The sequence number that the socket sends next.
+    pub send_next: u32,
+}
+map_type!(OpenSocket, 20 + 20 + 4 + 4);
 
 /// Upper bounds of `ServiceConnections::connect_times` but the last, in nanoseconds. Without a retransmission a connect is shorter
 /// than a second, with one it is shorter than three (TCP_TIMEOUT_INIT, doubled each time).

@@ -257,6 +257,14 @@ pub const SOCK_OPS: &str = "sock_ops";
 /// The iterator that reads the sockets of open connections; run by the agent, attached to nothing. Services work without it.
 pub const READ_SOCKETS: &str = "read_sockets";
 
+/// The iterators that write an `OpenSocket` for each open connection through a Service, and for each whose backend was removed; run by
+/// the agent, attached to nothing. Services work without them.
+pub const LIST_SOCKETS: &str = "list_sockets";
+pub const LIST_STALE_SOCKETS: &str = "list_stale_sockets";
+
+/// The program that lets a device receive the frame on which it is run; run by the agent, attached to nothing.
+pub const INJECT_SEGMENT: &str = "inject_segment";
+
 /// The role of a device in the packet plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceRole {

@@ -28,8 +28,8 @@ pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use connections::{
-    BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, ServiceConnections, SocketStage,
-    TcpSocket, Traffic, connect_bucket,
+    BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, OpenSocket, ServiceConnections,
+    SocketStage, TcpSocket, Traffic, connect_bucket,
 };
 pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, TupleHash, hash_v4, hash_v6};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
@@ -45,8 +45,8 @@ pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
 pub use map::{
-    DeviceRole, MAPS, MapKind, MapSpec, PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, TcProgram,
-    XDP_EXTERNAL,
+    DeviceRole, INJECT_SEGMENT, LIST_SOCKETS, LIST_STALE_SOCKETS, MAPS, MapKind, MapSpec, PROGRAMS,
+    READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,
 };
 pub use node::NodeAddressFlags;
 pub use segment::{Positions, Segment};
@@ -57,7 +57,7 @@ pub use socket::{
 pub use xdp_outcome::XdpOutcome;
 
 /// Raised when a map's layout or meaning changes. Part of the pin path, so that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// IPv4 addresses are IPv4-mapped in fields that serve both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {

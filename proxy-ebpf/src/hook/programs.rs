@@ -11,8 +11,8 @@ use proxy_ebpf::abi::{DeviceRole, Direction, XdpOutcome};
 
 use super::{
     cgroup::{self, SyscallOutcome},
-    explain, loopback, sock_ops as connections,
-    socket_iterator::{self, SocketIteration},
+    explain, inject, loopback, sock_ops as connections,
+    socket_iterator::{self, Selection, SocketIteration},
     tc::{self, Action},
     xdp,
 };
@@ -79,6 +79,21 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 extern "C" fn read_sockets(ctx: *mut SocketIteration) -> i32 {
     socket_iterator::handle(ctx);
+    0
+}
+
+/// Returning 0 lets the iteration go on, also after what finds no room, which the kernel repeats.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+extern "C" fn list_sockets(ctx: *mut SocketIteration) -> i32 {
+    socket_iterator::list(ctx, Selection::All);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+extern "C" fn list_stale_sockets(ctx: *mut SocketIteration) -> i32 {
+    socket_iterator::list(ctx, Selection::Stale);
     0
 }
 
@@ -164,6 +179,12 @@ pub fn adopt_flows(ctx: TcContext) -> i32 {
         }
         Err(_) => -1,
     }
+}
+
+/// Run by the agent on a frame, for the device of the packet. Returns 0, or the error of the device.
+#[classifier]
+pub fn inject_segment(ctx: TcContext) -> i32 {
+    inject::handle(&ctx)
 }
 
 /// Run by `portreeve explain`, with a question in the packet, which the answer replaces.

@@ -67,9 +67,9 @@ fn connects(ctx: &SockOpsContext, socket: LockedSocket) {
     operation::watch_state(ctx);
 }
 
-/// The service port of the backend, and whether that has an IPv6 address.
+/// The service port of the backend, and whether that has an IPv6 address. `None` if the backend was removed.
 #[inline(always)]
-fn service_of(pair: &SocketPair) -> Option<(u32, bool)> {
+pub(super) fn service_of(pair: &SocketPair) -> Option<(u32, bool)> {
     if unmapped(words(pair.backend.address)).is_some() {
         Some((V4::service(pair.reference)?, false))
     } else {

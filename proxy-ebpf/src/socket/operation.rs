@@ -8,7 +8,10 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use crate::{config, family::Words};
+use crate::{
+    config,
+    family::{Words, bytes, mapped},
+};
 
 /// A full TCP socket. The kernel runs the operations that are used here with the socket locked.
 #[derive(Clone, Copy)]
@@ -90,6 +93,51 @@ impl IteratedSocket {
                 sent: long(sent).saturating_sub(1),
                 received: long(received),
                 retransmissions: ptr::read_volatile(socket.byte_add(retransmissions as usize).cast()),
+            })
+        }
+    }
+}
+
+/// The own end of a connection, and its positions in both streams.
+pub struct Position {
+    /// IPv4 as IPv4-mapped.
+    pub local: [u8; 16],
+    pub port: [u8; 2],
+    pub receive_next: u32,
+    pub send_next: u32,
+}
+
+/// Offsets of `skc_rcv_saddr` and `skc_num` in `struct sock_common`. They are in nameless structures; the agent checks the field behind
+/// them.
+const LOCAL4: u32 = 4;
+const LOCAL_PORT: u32 = 14;
+
+impl IteratedSocket {
+    /// `None` if it is no TCP socket, or if its fields are unknown.
+    #[inline(always)]
+    pub fn position(&self, is_v6: bool) -> Option<Position> {
+        let [receive_next, send_next, local6] = config::tcp_position();
+        if local6 == 0 {
+            return None;
+        }
+        // SAFETY: as in `totals`; `struct tcp_sock` begins with `struct sock`, and that with `struct sock_common`.
+        unsafe {
+            let socket = bpf_skc_to_tcp_sock(self.0.cast());
+            if socket.is_null() {
+                return None;
+            }
+            let word = |offset: u32| ptr::read_volatile(socket.byte_add(offset as usize).cast::<u32>());
+            let words = if is_v6 {
+                [word(local6), word(local6 + 4), word(local6 + 8), word(local6 + 12)]
+            } else {
+                mapped(word(LOCAL4))
+            };
+            let port = ptr::read_volatile(socket.byte_add(LOCAL_PORT as usize).cast::<u16>());
+            Some(Position {
+                local: bytes(words),
+                port: port.to_be_bytes(),
+                receive_next: word(receive_next),
+                send_next: word(send_next),
             })
         }
     }

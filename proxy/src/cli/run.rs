@@ -17,7 +17,7 @@ use super::{
     table_args::TableArgs,
 };
 use crate::{
-    config::{Config, KernelSeries, Pages, SocketLb},
+    config::{Config, KernelSeries, Pages, SocketLb, Switch},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
     memory,
@@ -39,6 +39,10 @@ pub struct Args {
     /// The sockets whose connections are translated at connect. Connections of the node to its own addresses always are
     #[arg(long, value_enum, default_value = "all", value_name = "WHO")]
     socket_lb: SocketLb,
+    /// Whether connections of sockets through Services to pods that are gone for good are reset: their endpoint is in no slice any
+    /// more and does not answer, or another pod has the address. Off: they hang until the kernel gives them up
+    #[arg(long, value_enum, default_value = "on", value_name = "SWITCH")]
+    reset_stale_connections: Switch,
     #[command(flatten)]
     devices: DeviceArgs,
     /// Run the cluster DNS server [default: if another DNS flag is given]
@@ -97,6 +101,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         pins,
         run_dir,
         socket_lb,
+        reset_stale_connections,
         devices,
         dns,
         no_dns,
@@ -133,6 +138,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         cgroup,
         bpffs: pins.bpffs,
         socket_lb,
+        reset_stale_connections,
         devices: devices.config(),
         takeover,
         abi_version,

@@ -13,6 +13,8 @@ mod load;
 mod local_networks;
 mod logs;
 mod name_server;
+mod open_sockets;
+mod segment_frame;
 mod socket_reader;
 mod sweeper;
 mod tc;
@@ -29,6 +31,7 @@ pub use load::{LoadError, ProgramRun, Programs, load, load_object, load_with_siz
 pub use local_networks::{local_pod_networks, primary_addresses};
 pub use logs::forward_logs;
 pub use name_server::{DnsRedirect, Heartbeats, NameServerError, SuccessorHeartbeat, name_server_is_alive};
+pub use open_sockets::{EndOfConnection, Listed, OpenSockets, Towards};
 pub use socket_reader::SocketReader;
 pub use sweeper::{SweeperError, start_sweeper};
 pub use tc::{DeviceHooks, TcError, TcPass, detach_devices, programs_at};

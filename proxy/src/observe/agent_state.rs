@@ -285,6 +285,11 @@ impl AgentState {
         }
     }
 
+    /// Connections of sockets to pods that are gone were reset.
+    pub fn sockets_reset(&self, count: usize) {
+        self.metrics.stale_connections.with_label_values(&["socket"]).inc_by(count as u64);
+    }
+
     /// What the node does not permit.
     pub fn add_impossible(&self, impossible: impl IntoIterator<Item = String>) {
         lock(&self.status).impossible.extend(impossible);

@@ -62,6 +62,7 @@ pub struct Metrics {
     pub unattached: IntGauge,
     pub dns_faults: IntGauge,
     pub unread_counters: IntCounter,
+    pub stale_connections: IntCounterVec,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
     faults: FaultGauges,
@@ -253,6 +254,11 @@ impl Metrics {
             unread_counters: of.counter(
                 "portreeve_unread_counters_total",
                 "Scrapes without the kernel's counters, which could not be read.",
+            )?,
+            stale_connections: of.counters(
+                "portreeve_stale_connections_reset_total",
+                "Connections to pods that are gone for good, reset by the agent.",
+                &["plane"],
             )?,
             table_used: of.gauges("portreeve_table_entries", "Entries in use in a table.", &["table"])?,
             table_capacity: of.gauges(

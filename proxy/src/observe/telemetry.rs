@@ -33,6 +33,9 @@ use crate::{
     reconcile::Fill,
 };
 
+/// The kind whose failures concern endpoints alone, as the source states it.
+const SLICES: &str = "EndpointSlices";
+
 /// Limit of Events about Services per pass.
 const MAX_REPORTS: usize = 10;
 
@@ -141,6 +144,17 @@ impl Telemetry {
     /// The hooks were verified: the number of repaired ones, and the errors.
     pub fn hooks_verified(&self, repaired: usize, failures: BTreeSet<String>) {
         self.state.hooks_verified(repaired, failures);
+    }
+
+    /// Connections of sockets to pods that are gone were reset.
+    pub fn sockets_reset(&self, count: usize) {
+        self.state.sockets_reset(count);
+    }
+
+    /// Whether the slices are as the source has them, as far as is known.
+    pub fn are_slices_current(&self) -> bool {
+        let failures = self.state.source.report().failures(jiff::Timestamp::now());
+        !failures.keys().any(|kind| kind.is_empty() || kind == SLICES)
     }
 
     /// These frontends are about to be written.

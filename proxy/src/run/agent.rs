@@ -27,6 +27,7 @@ use super::{
     pod_cidrs::PodCidrs,
     retries::{FIRST_DELAY, FailedPass, Retries},
     source::Source,
+    stale_connections::StaleConnections,
     stop::Stop,
 };
 use crate::{
@@ -169,6 +170,8 @@ impl Agent {
             "programmed"
         );
         self.finish(pass, true);
+        // Of what the source listed, nothing has left.
+        self.index.take_departures();
         Ok(())
     }
 
@@ -191,6 +194,7 @@ impl Agent {
         source: &mut Source,
         stop: &mut Stop,
         mut attachment: Attachment,
+        mut stale: StaleConnections,
     ) -> Result<()> {
         let mut verification = interval(VERIFICATION);
         // Missed ticks are not made up for.
@@ -203,6 +207,7 @@ impl Agent {
                 update = source.next() => {
                     // Without a source the agent must not go on as if nothing changed.
                     self.run_pass(update.context("the source of objects ended")?, source);
+                    stale.departed(self.index.take_departures());
                     self.pod_cidrs.check(self.index.node_info())?;
                 }
                 Some(epoch) = self.grace_periods.over.recv() => self.reclaim(epoch),
@@ -215,6 +220,10 @@ impl Agent {
                 }
                 request = self.telemetry.object_request() => drop(request.send(Objects::of(&self.index))),
                 repairs = attachment.devices_changed() => self.report_attachment(repairs, &attachment),
+                progress = stale.progress() => {
+                    let is_current = self.telemetry.are_slices_current();
+                    self.telemetry.sockets_reset(stale.advance(progress, &self.index, is_current));
+                }
                 _ = verification.tick() => {
                     attachment.read_sockets();
                     let repairs = attachment.verify();

@@ -158,6 +158,12 @@ impl Pod {
         report(self.request(Action::Echo { of: held, bytes }).await?)
     }
 
+    /// Waits until the connections end, without sending, for no longer than this. Those that end are failures in the report.
+    pub async fn await_end(&self, held: u64, within: Duration) -> Result<Report> {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        report(self.request(Action::AwaitEnd { of: held, within_ms }).await?)
+    }
+
     async fn begin(&self, order: Action) -> Result<(u64, oneshot::Receiver<Result<ActionOutput, String>>)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut line = serde_json::to_vec(&Request { id, order }).context("cannot serialize a request")?;

@@ -219,6 +219,15 @@ impl Service<'_> {
         self.publish();
     }
 
+    /// Lists another pod, which serves already, in place of an endpoint, in one write of each slice.
+    pub fn replace(&self, name: &str, new: EndpointObject) {
+        let mut objects = self.objects();
+        objects.endpoints.retain(|endpoint| endpoint.pod != name);
+        objects.endpoints.push(new);
+        drop(objects);
+        self.publish();
+    }
+
     pub fn set(&self, name: &str, condition: Condition) {
         self.objects()
             .endpoints

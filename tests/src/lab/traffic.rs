@@ -81,6 +81,12 @@ pub enum Action {
         of: u64,
         bytes: usize,
     },
+    /// Reads each connection of request `of`, on which nothing is to come, until it ends or the time is over. Those that have not
+    /// ended count as answered.
+    AwaitEnd {
+        of: u64,
+        within_ms: u64,
+    },
     Release {
         of: u64,
     },

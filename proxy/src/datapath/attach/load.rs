@@ -18,14 +18,14 @@ use aya::{
 };
 use proxy_ebpf::{
     abi::{
-        Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL,
-        map,
+        Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, READ_SOCKETS, SOCK_OPS, ServiceName, TC_PROGRAMS,
+        XDP_EXTERNAL, map,
     },
     explain,
 };
 use tracing::{Level, debug, enabled, info, warn};
 
-use super::socket_reader::SocketReader;
+use super::{open_sockets::OpenSockets, socket_reader::SocketReader};
 use crate::{
     config::TableSizes,
     datapath::{
@@ -119,6 +119,7 @@ pub struct Programs {
     uncounted: Option<String>,
     /// Absent if the kernel has no such iterator: open connections are counted at their end.
     socket_reader: Option<SocketReader>,
+    open_sockets: Option<OpenSockets>,
 }
 
 impl Programs {
@@ -150,6 +151,11 @@ impl Programs {
     /// The reader of the sockets of open connections, once.
     pub fn take_socket_reader(&mut self) -> Option<SocketReader> {
         self.socket_reader.take()
+    }
+
+    /// The listing of the sockets of open connections, once. `None`: they are unknown.
+    pub fn take_open_sockets(&mut self) -> Option<OpenSockets> {
+        self.open_sockets.take()
     }
 
     pub fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
@@ -336,7 +342,7 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
     let ebpf = loader.load(object).map_err(|source| LoadError::Object { dir, source: source.into() })?;
     create_user_maps(pins, sizes)?;
     copy_outgrown(pins)?;
-    let mut programs = Programs { ebpf, uncounted: None, socket_reader: None };
+    let mut programs = Programs { ebpf, uncounted: None, socket_reader: None, open_sockets: None };
     programs.choose_hash_keys()?;
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|error| refused(name, &error))?;
@@ -354,25 +360,37 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
         Ok(_) => programs.sock_ops()?.load().err().map(|error| chain(&refused(SOCK_OPS, &error))),
     };
     if programs.uncounted.is_none() {
-        let reader = SocketReader::new(&mut programs.ebpf, pins);
-        let reader = reader.inspect_err(|error| {
-            warn!(error = %chain(error), "the bytes of open connections of sockets are counted when they close");
-        });
-        programs.socket_reader = reader.ok();
+        load_iterators(&mut programs, pins);
     }
     Ok(programs)
 }
 
+/// The iterators need what `sock_ops` stores. Services work without them.
+fn load_iterators(programs: &mut Programs, pins: &Pins) {
+    let reader = SocketReader::new(&mut programs.ebpf, READ_SOCKETS, pins).inspect_err(|error| {
+        warn!(error = %chain(error), "the bytes of open connections of sockets are counted when they close");
+    });
+    programs.socket_reader = reader.ok();
+    let sockets = OpenSockets::new(&mut programs.ebpf, pins).inspect_err(|error| {
+        warn!(error = %chain(error), "connections of sockets to pods that are gone do not end");
+    });
+    programs.open_sockets = sockets.ok();
+}
+
 /// Lets the programs read the kernel's sockets.
 fn with_sockets(config: Config, fields: SocketFields) -> Config {
-    let SocketFields { error, error_queue, tcp_totals } = fields;
+    let SocketFields { error, error_queue, tcp_totals, tcp_position } = fields;
     let [tcp_sent, tcp_received, tcp_retransmissions] = tcp_totals.unwrap_or_default();
+    let [tcp_receive_next, tcp_send_next, socket_local6] = tcp_position.unwrap_or_default();
     Config {
         socket_error: error,
         socket_error_queue: error_queue,
         tcp_sent,
         tcp_received,
         tcp_retransmissions,
+        tcp_receive_next,
+        tcp_send_next,
+        socket_local6,
         ..config
     }
 }

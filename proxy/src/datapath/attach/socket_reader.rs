@@ -1,12 +1,13 @@
-//! Reads the sockets of open connections, so that their bytes are counted before they close.
+//! Runs iterators over the sockets of open connections: one counts their bytes before they close, others list them.
 
 use std::{
     io::{self, Read as _},
+    ops::ControlFlow,
     os::fd::{AsFd as _, OwnedFd},
 };
 
 use aya::{Ebpf, programs::Iter};
-use proxy_ebpf::abi::{READ_SOCKETS, map};
+use proxy_ebpf::abi::map;
 
 use crate::{
     datapath::{
@@ -23,7 +24,10 @@ use crate::{
 /// The kind of the iterator: over the values of a socket storage, of all network namespaces.
 const KIND: &str = "bpf_sk_storage_map";
 
-/// The iterator, ready to run.
+/// The most that the kernel hands out in one call: the size of its buffer (`bpf_seq_read`).
+const OUTPUT: usize = 8 << 12;
+
+/// An iterator, ready to run.
 #[derive(Debug)]
 pub struct SocketReader {
     link: OwnedFd,
@@ -33,8 +37,8 @@ pub struct SocketReader {
 pub enum SocketReaderError {
     #[error("the kernel's description of its types has no such iterator")]
     Kind(#[source] io::Error),
-    #[error("the eBPF object has no iterator {READ_SOCKETS}")]
-    NoProgram,
+    #[error("the eBPF object has no iterator {0}")]
+    NoProgram(&'static str),
     #[error("the kernel refuses the iterator: {0}")]
     Refused(String),
     #[error("cannot open the sockets' storage")]
@@ -45,10 +49,10 @@ pub enum SocketReaderError {
 
 impl SocketReader {
     /// Loads and links the program. Errors: the kernel lacks this kind of iterator (before 5.9), or refuses it.
-    pub fn new(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, SocketReaderError> {
+    pub fn new(ebpf: &mut Ebpf, name: &'static str, pins: &Pins) -> Result<Self, SocketReaderError> {
         let btf = iterator_btf(KIND).map_err(SocketReaderError::Kind)?;
-        let program = ebpf.program_mut(READ_SOCKETS).ok_or(SocketReaderError::NoProgram)?;
-        let program: &mut Iter = program.try_into().map_err(|_| SocketReaderError::NoProgram)?;
+        let program = ebpf.program_mut(name).ok_or(SocketReaderError::NoProgram(name))?;
+        let program: &mut Iter = program.try_into().map_err(|_| SocketReaderError::NoProgram(name))?;
         let refused = |error: aya::programs::ProgramError| SocketReaderError::Refused(chain(&error));
         program.load(KIND, &btf).map_err(refused)?;
         let fd = program.fd().map_err(refused)?.as_fd();
@@ -59,13 +63,23 @@ impl SocketReader {
 
     /// Reads all sockets once. Blocks for as long as that takes.
     pub fn run(&self) -> io::Result<()> {
+        // The program prints nothing.
+        self.read(|_| ControlFlow::Continue(()))
+    }
+
+    /// As `run`, and hands out the output of the program in whole records, until that breaks.
+    pub fn read(&self, mut output: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
         let mut run = iterator(self.link.as_fd())?;
-        // The program prints nothing. After a million sockets the kernel returns from the system call, and goes on with the next.
-        let mut nothing = [0; 64];
+        let mut buffer = vec![0; OUTPUT];
         loop {
-            match run.read(&mut nothing) {
+            match run.read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(length) => {
+                    if output(&buffer[..length]).is_break() {
+                        return Ok(());
+                    }
+                }
+                // After a million sockets the kernel returns from the system call, and goes on with the next.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

@@ -75,6 +75,10 @@ struct ProgramTestRun {
     data_out: u64,
     repeat: u32,
     duration: u32,
+    /// The length of a `struct __sk_buff`, or of its head, and its address.
+    size_context: u32,
+    size_context_out: u32,
+    context: u64,
 }
 
 #[repr(C)]
@@ -421,6 +425,24 @@ pub fn run_program(program: BorrowedFd<'_>) -> io::Result<u32> {
         program_fd: raw(program),
         size_in: PACKET.len() as u32,
         data_in: PACKET.as_ptr().expose_provenance() as u64,
+        ..ProgramTestRun::default()
+    };
+    bpf(Command::ProgramTestRun, &mut attr)?;
+    Ok(attr.verdict)
+}
+
+/// Runs a tc program once on a frame, as a packet of a device of this network namespace. Returns the lower half of its `r0`.
+pub fn run_program_on(program: BorrowedFd<'_>, frame: &[u8], device: u32) -> io::Result<u32> {
+    /// The offset of the device in `struct __sk_buff`.
+    const DEVICE: usize = 40;
+    let mut context = [0; DEVICE + 4];
+    context[DEVICE..].copy_from_slice(&device.to_ne_bytes());
+    let mut attr = ProgramTestRun {
+        program_fd: raw(program),
+        size_in: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+        data_in: frame.as_ptr().expose_provenance() as u64,
+        size_context: context.len() as u32,
+        context: context.as_ptr().expose_provenance() as u64,
         ..ProgramTestRun::default()
     };
     bpf(Command::ProgramTestRun, &mut attr)?;

@@ -21,6 +21,8 @@ pub struct SocketFields {
     pub error_queue: u32,
     /// `bytes_acked`, `bytes_received` and `total_retrans`; `None` if one is unknown.
     pub tcp_totals: Option<[u32; 3]>,
+    /// `rcv_nxt`, `snd_nxt` and `skc_v6_rcv_saddr`; `None` if one is unknown.
+    pub tcp_position: Option<[u32; 3]>,
 }
 
 impl SocketFields {
@@ -43,8 +45,18 @@ impl SocketFields {
             } else {
                 None
             },
+            tcp_position: position(&btf),
         })
     }
+}
+
+/// `None` also if `struct sock_common` does not begin as programs expect: the 16 bytes of both ends, then the family.
+fn position(btf: &[u8]) -> Option<[u32; 3]> {
+    const FAMILY: u32 = 16;
+    let common = |field| field_offset(btf, "sock_common", field);
+    let tcp = |field| field_offset(btf, "tcp_sock", field);
+    (common("skc_family")? == FAMILY).then_some(())?;
+    Some([tcp("rcv_nxt")?, tcp("snd_nxt")?, common("skc_v6_rcv_saddr")?])
 }
 
 /// The kernel's number of the function by which iterators of a kind are attached, as the `Btf` that aya reads it from. The whole

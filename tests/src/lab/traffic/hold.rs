@@ -2,7 +2,13 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::{io::BufReader, net::TcpStream, task::JoinSet, time::timeout};
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt as _, BufReader},
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     Report,
@@ -52,6 +58,20 @@ impl Held {
         tally.report()
     }
 
+    /// Waits for the end of every connection, without sending. Counts those that end as failures.
+    pub async fn await_end(&mut self, within: Duration) -> Report {
+        let (start, until) = (now_us(), Instant::now() + within);
+        let ends = self.connections.iter_mut().map(async |connection| {
+            let end = connection.end(until).await;
+            (connection.peer, end)
+        });
+        let mut tally = Tally::default();
+        for (peer, end) in join_all(ends).await {
+            tally.record(peer, start, end);
+        }
+        tally.report()
+    }
+
     fn keep(&mut self, outcome: Result<Connection, Failure>) -> Result<Answered, Failure> {
         let connection = outcome?;
         let answered = connection.answered();
@@ -90,6 +110,14 @@ impl Connection {
             return Err(Failure(format!("echo: {name} answers instead of {}", self.name)));
         }
         Ok(self.answered())
+    }
+
+    async fn end(&mut self, until: Instant) -> Result<Answered, Failure> {
+        match timeout_at(until, self.stream.read_u8()).await {
+            Err(_) => Ok(self.answered()),
+            Ok(Err(error)) => Err(Failure::at("read")(error)),
+            Ok(Ok(octet)) => Err(Failure(format!("read: unexpected {octet:#x}"))),
+        }
     }
 
     /// Sends a word. Returns the name of the server that echoed it.

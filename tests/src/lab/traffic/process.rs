@@ -117,6 +117,7 @@ impl State {
                 Ok(ActionOutput::Report(Box::new(report)))
             }
             Action::Echo { of, bytes } => self.echo(of, bytes).await,
+            Action::AwaitEnd { of, within_ms } => self.await_end(of, Duration::from_millis(within_ms)).await,
             Action::Release { of } => {
                 let released = self.held.lock().await.remove(&of);
                 released
@@ -163,6 +164,12 @@ impl State {
         let mut held = self.held.lock().await;
         let held = held.get_mut(&of).ok_or_else(|| format!("no connections are held for request {of}"))?;
         Ok(ActionOutput::Report(Box::new(held.echo(bytes).await)))
+    }
+
+    async fn await_end(&self, of: u64, within: Duration) -> ActionResult {
+        let mut held = self.held.lock().await;
+        let held = held.get_mut(&of).ok_or_else(|| format!("no connections are held for request {of}"))?;
+        Ok(ActionOutput::Report(Box::new(held.await_end(within).await)))
     }
 
     async fn datagram(&self, id: u64, order: SocketAction) -> ActionResult {
