@@ -24,7 +24,7 @@ impl Update {
 
     /// Logs the skipped objects.
     pub fn log_skipped(&self) {
-        for Skipped { object, reason } in &self.skipped {
+        for Skipped { object, reason, .. } in &self.skipped {
             tracing::warn!(object, reason, "object skipped");
         }
     }
@@ -35,4 +35,15 @@ impl Update {
 pub struct Skipped {
     pub object: String,
     pub reason: String,
+    /// For machines: [`Self::INVALID`], or why a valid object has no effect.
+    pub reason_code: &'static str,
+}
+
+impl Skipped {
+    /// The code of objects, parts of objects and fields that are not valid.
+    pub const INVALID: &str = "skipped";
+
+    pub fn invalid(object: impl Into<String>, reason: impl ToString) -> Self {
+        Self { object: object.into(), reason: reason.to_string(), reason_code: Self::INVALID }
+    }
 }

@@ -47,7 +47,7 @@ fn a_mismatch_of_port_names_is_named() {
     assert_eq!(
         portreeve(&manifests, "plan", &[])["skipped"],
         json!([{"object": "Service default/hello",
-            "reason": format!("the unnamed port (TCP) has no IPv4 endpoints: {cause}")}])
+            "reason": format!("the unnamed port (TCP) has no IPv4 endpoints: {cause}"), "reason_code": "port_names"}])
     );
     // A port that waits for its first endpoint is no mismatch.
     let waiting = service("hello", fields, "[{port: 80}]").replace("{addresses: [10.244.0.6]}", "");
@@ -69,7 +69,7 @@ fn a_lost_claim_on_an_address_is_named() {
     assert_eq!(
         *skipped,
         json!([{"object": "Service default/two", "reason": "LoadBalancer 198.51.100.31:80/TCP is served for default/one, \
-            which precedes it: ClusterIPs precede other addresses, then the lowest name counts"}])
+            which precedes it: ClusterIPs precede other addresses, then the lowest name counts", "reason_code": "lost_claim"}])
     );
 }
 
@@ -82,7 +82,7 @@ fn a_health_check_port_that_is_a_node_port_is_named() {
     assert_eq!(
         portreeve(&manifests, "plan", &[])["skipped"],
         json!([{"object": "Service default/balanced",
-            "reason": "IPv4 health checks at port 30999 do not arrive: it is the NodePort of default/web"}])
+            "reason": "IPv4 health checks at port 30999 do not arrive: it is the NodePort of default/web", "reason_code": "health_check_port"}])
     );
 }
 
@@ -100,7 +100,7 @@ fn a_service_beyond_its_share_of_the_tables_is_named() {
     assert_eq!(
         portreeve(&manifests, "plan", &[])["skipped"],
         json!([{"object": "Service default/huge", "reason": "616 frontends are not served: Service default/huge has used \
-            up its share of SERVICES (16384 entries)"}])
+            up its share of SERVICES (16384 entries)", "reason_code": "not_programmed"}])
     );
     // The ports are written in their order.
     let last = explain(&manifests, "10.96.1.35:17000");
@@ -131,7 +131,8 @@ fn a_service_beyond_its_share_of_source_ranges_is_closed_and_named() {
     let plan = portreeve(&manifests, "plan", &[]);
     assert_eq!(
         plan["skipped"],
-        json!([{"object": "Service default/huge", "reason": format!("1 frontends are not served: {share}")}])
+        json!([{"object": "Service default/huge", "reason": format!("1 frontends are not served: {share}"),
+            "reason_code": "not_programmed"}])
     );
     let reasons: Vec<_> = plan["frontends"]
         .as_array()
@@ -172,6 +173,6 @@ fn sctp_to_another_port_is_refused_in_every_tool() {
     assert_eq!(
         plan["skipped"],
         json!([{"object": "Service default/amf", "reason": "NodePort *:31412/SCTP is refused for endpoints with port 38412: \
-            SCTP's checksum allows no translation of ports"}])
+            SCTP's checksum allows no translation of ports", "reason_code": "sctp_ports"}])
     );
 }

@@ -111,7 +111,7 @@ fn explain_objects(args: &Args, file: Option<&ConfigFile>) -> Result<()> {
     let policy = loaded.policy(&args.policy, file, name_server)?;
     let dns = policy.name_server.as_ref().map(|server| server.service.clone());
     let (index, skipped) = loaded.manifests.to_index(policy);
-    for Skipped { object, reason } in &skipped {
+    for Skipped { object, reason, .. } in &skipped {
         tracing::warn!(object, reason, "object skipped");
     }
     let flows = flows::of_objects(args.service.as_ref(), args.from.as_ref(), args.to, &index)?;

@@ -102,6 +102,7 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<ExitCode> {
     skipped.extend(index.unserved().into_iter().map(|(service, unserved)| Skipped {
         object: format!("Service {service}"),
         reason: unserved.to_string(),
+        reason_code: unserved.code(),
     }));
     let frontends = sorted(&index);
     let not_programmed = table_room::not_programmed(&index, &args.tables, dns)?;

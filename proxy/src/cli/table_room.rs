@@ -6,7 +6,7 @@ use super::table_args::TableArgs;
 use crate::{
     config::TableShares,
     index::{Index, NotProgrammed},
-    model::{frontend::Frontend, service::ServiceKey},
+    model::{frontend::Frontend, reason::ReasonCode, service::ServiceKey},
     reconcile::{Budget, Capacity, FakeMaps, MapError, Reconciler},
     update::Skipped,
 };
@@ -38,6 +38,7 @@ pub fn skipped(index: &Index, not_programmed: &NotProgrammed) -> Vec<Skipped> {
     let skipped = counts.into_iter().map(|((service, error), count)| Skipped {
         object: format!("Service {service}"),
         reason: format!("{count} frontends are not served: {error}"),
+        reason_code: ReasonCode::NotProgrammed.name(),
     });
     skipped.collect()
 }

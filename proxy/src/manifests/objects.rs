@@ -38,7 +38,7 @@ pub struct Manifests {
 
 impl Manifests {
     pub fn skip(&mut self, object: impl Into<String>, reason: impl ToString) {
-        self.skipped.push(Skipped { object: object.into(), reason: reason.to_string() });
+        self.skipped.push(Skipped::invalid(object, reason));
     }
 
     /// Builds the index of all usable objects. Also returns the skipped ones.
@@ -47,7 +47,7 @@ impl Manifests {
         let mut index = Index::new(policy);
         let mut skipped = self.skipped.clone();
         for (found, change) in self.objects.iter().zip(changes) {
-            let skip = |error: ObjectError| Skipped { object: found.describe(), reason: error.to_string() };
+            let skip = |error: ObjectError| Skipped::invalid(found.describe(), error);
             match change {
                 Ok(Some(read)) => {
                     skipped.extend(read.ignored.into_iter().map(skip));

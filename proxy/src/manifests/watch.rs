@@ -273,7 +273,7 @@ impl Directory {
         let mut state = FileState { objects: BTreeMap::new(), skipped: manifests.skipped };
         let earlier = |id: &ObjectId| old.and_then(|old| old.objects.get(id)).cloned();
         for found in manifests.objects {
-            let skip = |reason: String| Skipped { object: found.describe(), reason };
+            let skip = |reason: String| Skipped::invalid(found.describe(), reason);
             let id = match found.object.id() {
                 Ok(id) => id,
                 Err(error) => {
@@ -344,9 +344,8 @@ impl Directory {
             let files = self.definitions.get(id).into_iter().flatten();
             let mut names = files.map(|path| path.file_name().unwrap_or_default().to_string_lossy());
             let Some(first) = names.next() else { continue };
-            skipped.extend(names.map(|name| Skipped {
-                object: format!("{name}: {id}"),
-                reason: format!("already defined in {first}"),
+            skipped.extend(names.map(|name| {
+                Skipped::invalid(format!("{name}: {id}"), format!("already defined in {first}"))
             }));
         }
         skipped

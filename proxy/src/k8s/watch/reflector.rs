@@ -443,7 +443,7 @@ fn name(read: &Lenient) -> Name {
 
 impl Batch {
     fn skip(&mut self, object: String, reason: impl ToString) {
-        self.update.skipped.push(Skipped { object, reason: reason.to_string() });
+        self.update.skipped.push(Skipped::invalid(object, reason));
     }
 
     fn apply(&mut self, object: Option<Object>, reader: &Reader) {
