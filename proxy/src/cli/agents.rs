@@ -89,11 +89,13 @@ impl Roots<'_> {
 
     fn find(&self, bpffs: Option<&Path>, run_dir: Option<&Path>) -> Result<Place> {
         let default = Place::new(bpffs.unwrap_or(Path::new(BPFFS)), run_dir.unwrap_or(Path::new(RUN_DIR)));
-        if bpffs.is_some() && run_dir.is_some() {
-            return Ok(default);
-        }
         let mut places = self.places();
         places.retain(|place| place.is_in(bpffs, run_dir));
+        if bpffs.is_some() && run_dir.is_some() {
+            // As named, with or without an agent.
+            let process = places.iter().find_map(Place::process);
+            return Ok(Place { process, ..default });
+        }
         if let Some(usual) =
             places.iter().find(|place| place.is_in(Some(&default.bpffs), Some(&default.run_dir)))
         {
