@@ -155,6 +155,15 @@ impl Index {
         &self.node
     }
 
+    /// Adds the addresses of this node's interfaces that its Node object does not list. Those that it lists stay first.
+    pub fn add_own_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            if !self.node.owns(address) {
+                self.node.addresses.push(address);
+            }
+        }
+    }
+
     pub fn node_info(&self) -> Option<&NodeInfo> {
         self.node_info.as_ref()
     }

@@ -209,11 +209,11 @@ impl LiveNode {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Self {
             labels: Labels::read(&maps)?,
-            maps,
             explainer: Explainer::load(&place.bpffs)?,
-            index: index(place),
+            index: index(place, &maps),
             namespaces: datapath::netns_addresses(),
             place: place.clone(),
+            maps,
             runtime: runtime.context("cannot start a runtime")?,
         })
     }
@@ -243,7 +243,7 @@ impl LiveNode {
                 break;
             }
             thread::sleep(PAUSE);
-            self.index = index(&self.place);
+            self.index = index(&self.place, &self.maps);
             self.labels = Labels::read(&self.maps)?;
             explanation = self.explain_once(flow)?;
         }
@@ -459,10 +459,14 @@ impl LiveNode {
 }
 
 /// The objects of the agent, with its policy.
-fn index(place: &Place) -> Result<Index, String> {
+/// The model, with the objects and the policy of the agent, and the addresses of this node's interfaces.
+fn index(place: &Place, maps: &KernelMaps) -> Result<Index, String> {
     let loaded = Loaded::of_agent(&place.socket).map_err(|error| chain(error.as_ref()))?;
     let policy = loaded.own_policy().map_err(|error| chain(error.as_ref()))?;
-    Ok(loaded.manifests.to_index(policy).0)
+    let mut index = loaded.manifests.to_index(policy).0;
+    let addresses = maps.node_addresses().map_err(|error| chain(&error))?;
+    index.add_own_addresses(addresses.into_keys());
+    Ok(index)
 }
 
 fn mixed_families() -> Explanation {

@@ -174,11 +174,15 @@ impl KernelMaps {
 
     /// The addresses of this node that serve NodePorts.
     pub fn node_port_addresses(&self) -> Result<Vec<IpAddr>, MapError> {
-        let v4 = served_addresses(&self.node_addresses_v4, map::NODE_ADDRESSES_V4)?;
-        let v6 = served_addresses(&self.node_addresses_v6, map::NODE_ADDRESSES_V6)?;
-        let mut addresses: Vec<IpAddr> = v4.map(IpAddr::from).chain(v6.map(IpAddr::from)).collect();
-        addresses.sort_unstable();
-        Ok(addresses)
+        let all = self.node_addresses()?.into_iter();
+        Ok(all.filter_map(|(address, serves_node_ports)| serves_node_ports.then_some(address)).collect())
+    }
+
+    /// All addresses of this node, and whether each serves NodePorts.
+    pub fn node_addresses(&self) -> Result<BTreeMap<IpAddr, bool>, MapError> {
+        let v4 = known_addresses(&self.node_addresses_v4, map::NODE_ADDRESSES_V4)?;
+        let v6 = known_addresses(&self.node_addresses_v6, map::NODE_ADDRESSES_V6)?;
+        Ok(v4.chain(v6).collect())
     }
 
     /// Writes the ranges of pods' source addresses.
@@ -548,14 +552,13 @@ fn entry_v6(entry: BackendV6) -> BackendEntry {
     BackendEntry { address, protocol, flags, service, generation }
 }
 
-fn served_addresses<A: Pod>(
+fn known_addresses<A: Pod + Into<IpAddr>>(
     table: &HashMap<MapData, A, NodeAddressFlags>,
     name: &'static str,
-) -> Result<impl Iterator<Item = A> + use<A>, MapError> {
+) -> Result<impl Iterator<Item = (IpAddr, bool)> + use<A>, MapError> {
     let known: Result<Vec<(A, NodeAddressFlags)>, _> = table.iter().collect();
     let known = known.map_err(refused("read", name))?.into_iter();
-    let serving = known.filter(|(_, flags)| flags.contains(NodeAddressFlags::NODE_PORTS));
-    Ok(serving.map(|(address, _)| address))
+    Ok(known.map(|(address, flags)| (address.into(), flags.contains(NodeAddressFlags::NODE_PORTS))))
 }
 
 /// Additions come before removals, so an address that stays is in the map all the time.
