@@ -26,7 +26,7 @@ pub use lab::{
     examples, frontends,
     kernel::{
         confine, firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, priority,
-        process, tun, xdp,
+        process, sole_program, stuck, tun, xdp,
     },
     node, objects, pinned_maps, pod, pod_network, rng,
     scenario::{outside, rollout},

@@ -91,6 +91,14 @@ async fn the_source_and_the_node_are_told_by_status() -> Result<()> {
     fixture.server.behave(|behaviour| behaviour.forbidden = Vec::new());
     fixture.has("SourceWatched", None).await;
 
+    fixture.server.behave(|behaviour| behaviour.fails_with = Some(500));
+    fixture.server.expire_watches();
+    fixture
+        .has("SourceWatched", Some(("ServerError", "failed (500 InternalError): configured to fail")))
+        .await;
+    fixture.server.behave(|behaviour| behaviour.fails_with = None);
+    fixture.has("SourceWatched", None).await;
+
     fixture.server.stop()?;
     fixture.has("SourceWatched", Some(("Unreachable", "cannot reach the API server at"))).await;
     let netns = fixture.cluster.node(0).netns();

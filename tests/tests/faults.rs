@@ -1,15 +1,26 @@
-//! Faults of a cluster that runs, each told by one command within its words. Those of objects alone are in
-//! `proxy/tests/faults.rs`, those of an API server in `conditions.rs`.
+//! The faults of docs/troubleshooting.md on nodes that run, each told by one command: by its identifier and within its words.
+//! Those of an API server are in `conditions.rs`.
+
+#[path = "faults/agents.rs"]
+mod agents;
+#[path = "faults/asked.rs"]
+mod asked;
+#[path = "faults/names.rs"]
+mod names;
+#[path = "faults/nodes.rs"]
+mod nodes;
+#[path = "faults/objects.rs"]
+mod objects;
 
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    process::{Command, Output},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+use asked::{command, status, text};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::Value;
 use tests::{
@@ -17,28 +28,8 @@ use tests::{
     agent::{Agent, AgentSetting, portreeve},
     eventually, firewall,
     http::get,
-    name_service::NameService,
-    node::Node,
-    objects::{Condition, NAMESPACE},
-    resolver::Resolver,
     traffic::Protocol,
 };
-
-/// A command beside the agent of a node, in its network namespace.
-fn command(node: &Node, arguments: &[&str]) -> Result<Output> {
-    let mut command = Command::new(portreeve()?);
-    command.args(arguments).arg("--bpffs").arg(node.bpffs()).arg("--run-dir").arg(node.setting().run_dir());
-    node.netns().run(|| command.output().context("it starts"))
-}
-
-fn text(output: &[u8]) -> String {
-    String::from_utf8_lossy(output).into_owned()
-}
-
-fn status(node: &Node) -> Result<(String, Value)> {
-    let table = text(&command(node, &["status"])?.stdout);
-    Ok((table, serde_json::from_slice(&command(node, &["status", "-o", "json"])?.stdout)?))
-}
 
 #[tokio::test]
 async fn a_backend_that_refuses_and_one_that_is_silent_are_named() -> Result<()> {
@@ -220,98 +211,6 @@ async fn an_address_that_nobody_announces_is_named() -> Result<()> {
     line_with(&table, "172.18.0.200:80", "unannounced")?;
     line_with(&table, "172.18.0.200:80", "answers ARP for 172.18.0.200, so clients outside cannot reach it")?;
     ensure!(!table.contains("172.18.0.201"), "it is announced: {table}");
-    Ok(())
-}
-
-/// What the node's administrator or other software set up.
-#[tokio::test]
-async fn what_is_wrong_with_a_node_is_stated_by_check() -> Result<()> {
-    let cluster = Cluster::start("fault-node").await;
-    let node = cluster.node(0);
-    let findings = || -> Result<Vec<String>> {
-        let output = command(node, &["check", "-o", "json"])?;
-        let findings: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-        let bad = findings.iter().filter(|finding| finding["verdict"] != "ok");
-        Ok(bad.map(|finding| format!("{} {}", finding["name"], finding["what"])).collect())
-    };
-    let faults = [
-        ("kube-proxy", "table ip kube-proxy of nftables mode"),
-        ("sysctls", "strict rp_filter drops packets on asymmetric paths"),
-        ("sysctls", "pods are not reachable from other nodes"),
-        ("forward", "chain inet fault forward drops forwarded packets that no rule accepts"),
-        ("other programs", "eth0: u32"),
-    ];
-    let is_stated = |findings: &[String], name: &str, words: &str| {
-        findings.iter().any(|line| line.starts_with(&format!("\"{name}\"")) && line.contains(words))
-    };
-    let before = findings()?;
-    for (name, words) in faults {
-        ensure!(!is_stated(&before, name, words), "{name}: {before:#?}");
-    }
-    firewall::filter(
-        node.netns(),
-        "table ip kube-proxy { chain services { }\n }\n\
-         table inet fault { chain forward { type filter hook forward priority 0; policy drop; }\n }",
-    )?;
-    node.netns().run(|| {
-        for (name, value) in [("ip_forward", "0"), ("conf/all/rp_filter", "1")] {
-            fs::write(format!("/proc/sys/net/ipv4/{name}"), value)?;
-        }
-        for words in [
-            "qdisc replace dev eth0 clsact",
-            "filter add dev eth0 ingress prio 7 protocol all u32 match u32 0 0 flowid 1:1",
-        ] {
-            let tc = Command::new("tc").args(words.split(' ')).output()?;
-            ensure!(tc.status.success(), "{words}: {tc:?}");
-        }
-        Ok(())
-    })?;
-    let after = findings()?;
-    for (name, words) in faults {
-        ensure!(is_stated(&after, name, words), "{name}: `{words}` is not in {after:#?}");
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_name_without_an_answer_is_explained() -> Result<()> {
-    let names = NameService::new()?;
-    let cluster = names.configure(Cluster::start("fault-name")).await;
-    let serving = names.start(&cluster).await?;
-    let web = cluster.service("web").tcp(80).backends(["a"]).await;
-    let peers = cluster.service("peers").tcp(80).headless().unawaited().backends(["b"]).await;
-    let client = cluster.pod("client").start().await;
-    let resolver = Resolver::new(&client, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
-    let answers = async |name: &str, want: ResponseCode| {
-        eventually(&format!("{name} is {want}"), async || {
-            let answer = resolver.query(name, RecordType::A)?;
-            ensure!(answer.metadata.response_code == want, "{answer:?}");
-            Ok(())
-        })
-        .await;
-    };
-    let explain = |name: &str| -> Result<String> {
-        let mut command = Command::new(portreeve()?);
-        command.args(["explain", "--manifests"]).arg(cluster.manifests().directory());
-        Ok(text(&command.args(["--dns", name]).output()?.stdout))
-    };
-    let tells = |name: &str, words: &str| -> Result<()> {
-        let explained = explain(name)?;
-        ensure!(explained.contains(words), "`{words}` is not in:\n{explained}");
-        Ok(())
-    };
-    answers("peers.default.svc.cluster.local.", ResponseCode::NoError).await;
-    tells("peers", "RESULT     addresses")?;
-    peers.set("b", Condition::Unready);
-    answers("peers.default.svc.cluster.local.", ResponseCode::NXDomain).await;
-    tells("peers", "Service default/peers is headless and none of its endpoints is ready")?;
-
-    answers("wbe.default.svc.cluster.local.", ResponseCode::NXDomain).await;
-    tells(
-        "wbe.default.svc.cluster.local.",
-        "namespace default has no Service wbe; it has names, peers, web",
-    )?;
-    tells("web", &web.vip().ip().to_string())?;
     Ok(())
 }
 

@@ -1,8 +1,5 @@
-//! The faults that one command names, each with the test that holds the words. `docs/troubleshooting.md` has the same lines, with
+//! The faults that one command names, each with the story that brings it about. `docs/troubleshooting.md` has the same lines, with
 //! remedies.
-//!
-//! Faults without a line, as no command names them yet: a sidecar that redirects a pod's connections, an asymmetric route (only strict
-//! rp_filter).
 
 /// A fault.
 pub struct Fault {
@@ -10,37 +7,46 @@ pub struct Fault {
     pub command: &'static str,
     /// For machines: a reason code, a condition with its reason, a finding of `check`, a result of `connectivity`.
     pub identifier: &'static str,
-    /// A part of what the command says, in the test below.
+    /// A part of what the command says.
     pub words: &'static str,
+    /// The test that holds the words, or has the fault by its name.
     pub file: &'static str,
     pub test: &'static str,
+    /// Why it is no story of a running node, but a test of the words alone.
+    pub unstaged: Option<&'static str>,
 }
 
 const fn fault(
     [name, command, identifier, words]: [&'static str; 4],
     [file, test]: [&'static str; 2],
 ) -> Fault {
-    Fault { name, command, identifier, words, file, test }
+    Fault { name, command, identifier, words, file, test, unstaged: None }
 }
 
-const OBJECTS: &str = "proxy/tests/faults.rs";
-const UNSERVED: &str = "proxy/tests/unserved.rs";
-const NAMES: &str = "proxy/src/cli/explain/names.rs";
+const fn unstaged(of: Fault, reason: &'static str) -> Fault {
+    Fault { unstaged: Some(reason), ..of }
+}
+
+const OBJECTS: &str = "tests/tests/faults/objects.rs";
 const NODE: &str = "tests/tests/faults.rs";
 const CONDITIONS: &str = "tests/tests/conditions.rs";
+const AGENTS: &str = "tests/tests/faults/agents.rs";
+const NODES: &str = "tests/tests/faults/nodes.rs";
 const STATUS: &str = "proxy/src/observe/status.rs";
-const CHECK: &str = "proxy/src/cli/check/kernel.rs";
-const OF_NAMES: [&str; 2] = [NAMES, "each_name_without_an_address_has_a_reason"];
+const OF_NAMES: [&str; 2] = ["tests/tests/faults/names.rs", "what_is_wrong_with_a_name_is_named"];
+const OF_GROUP: [&str; 2] = [AGENTS, "a_cgroup_of_too_few_sockets_is_named"];
+const OF_HOOK: [&str; 2] = [AGENTS, "a_hook_that_others_do_not_share_is_named"];
+const OF_DNS: [&str; 2] = [AGENTS, "what_is_wrong_with_dns_is_named"];
 const OF_STATUS: [&str; 2] = [STATUS, "each_fault_has_a_condition_with_a_reason"];
 const OF_SOURCE: [&str; 2] = [CONDITIONS, "the_source_and_the_node_are_told_by_status"];
-const OF_KERNEL: [&str; 2] = [CHECK, "missing_requirements_have_a_remedy"];
-const OF_NODE: [&str; 2] = [NODE, "what_is_wrong_with_a_node_is_stated_by_check"];
+const OF_KERNEL: [&str; 2] = [NODES, "a_requirement_that_is_not_met_is_named"];
+const OF_NODE: [&str; 2] = [NODES, "what_is_wrong_with_a_node_is_stated_by_check"];
 const OF_BACKENDS: [&str; 2] = [NODE, "a_backend_that_refuses_and_one_that_is_silent_are_named"];
 
 pub const FAULTS: &[Fault] = &[
     fault(
         ["no endpoints", "explain", "no_endpoint", "shop/web:http has no IPv4 endpoints"],
-        [OBJECTS, "no_endpoints"],
+        [OBJECTS, "endpoints"],
     ),
     fault(
         [
@@ -49,11 +55,11 @@ pub const FAULTS: &[Fault] = &[
             "no_endpoint",
             "the only IPv4 endpoint of shop/web:http is not ready",
         ],
-        [OBJECTS, "endpoints_that_are_not_ready"],
+        [OBJECTS, "endpoints"],
     ),
     fault(
         ["the slices name another port", "plan", "port_names", "endpoints for port `web` (TCP) instead"],
-        [OBJECTS, "another_port_name_in_the_slice"],
+        [OBJECTS, "endpoints"],
     ),
     fault(
         [
@@ -62,7 +68,7 @@ pub const FAULTS: &[Fault] = &[
             "policy_has_no_local_endpoint",
             "externalTrafficPolicy is Local",
         ],
-        [OBJECTS, "policy_local_and_no_pod_here"],
+        [OBJECTS, "endpoints"],
     ),
     fault(
         [
@@ -71,7 +77,7 @@ pub const FAULTS: &[Fault] = &[
             "source_not_in_ranges",
             "is in none of the loadBalancerSourceRanges of shop/web",
         ],
-        [OBJECTS, "a_client_outside_of_the_source_ranges"],
+        [OBJECTS, "addresses"],
     ),
     fault(
         [
@@ -80,7 +86,7 @@ pub const FAULTS: &[Fault] = &[
             "undefined_port",
             "which defines 80/TCP and not 81/TCP",
         ],
-        [OBJECTS, "a_wrong_port_or_protocol"],
+        [OBJECTS, "addresses"],
     ),
     fault(
         [
@@ -89,7 +95,7 @@ pub const FAULTS: &[Fault] = &[
             "undefined_port",
             "which defines 80/TCP and not 80/UDP",
         ],
-        [OBJECTS, "a_wrong_port_or_protocol"],
+        [OBJECTS, "addresses"],
     ),
     fault(
         [
@@ -98,29 +104,29 @@ pub const FAULTS: &[Fault] = &[
             "node_port_not_served",
             "but --nodeport-addresses does not include 198.51.100.7",
         ],
-        [OBJECTS, "a_node_port_at_an_address_that_does_not_serve_it"],
+        [OBJECTS, "addresses"],
     ),
     fault(
         [
             "an address that no Service has",
             "explain",
             "no_frontend",
-            "no Service has 10.96.0.99 with port 80/TCP",
+            "no Service has 10.96.0.10 with port 80/TCP",
         ],
-        [OBJECTS, "an_address_that_no_service_has"],
+        [OBJECTS, "addresses"],
     ),
     fault(
         [
             "an address of the ServiceCIDR that is not allocated",
             "explain",
             "unallocated_address",
-            "10.96.0.99 is inside the ServiceCIDR 10.96.0.0/16",
+            "10.96.0.10 is inside the ServiceCIDR 10.96.0.0/16",
         ],
-        [OBJECTS, "an_address_that_no_service_has"],
+        [OBJECTS, "addresses"],
     ),
     fault(
-        ["client and Service of different families", "explain", "mixed_families", "mixed_families"],
-        [OBJECTS, "a_client_of_the_other_family"],
+        ["client and Service of different families", "explain", "mixed_families", "differ in address family"],
+        [OBJECTS, "addresses"],
     ),
     fault(
         [
@@ -129,16 +135,11 @@ pub const FAULTS: &[Fault] = &[
             "lost_claim",
             "203.0.113.10:80/TCP is served for shop/aaa",
         ],
-        [OBJECTS, "two_services_with_one_address"],
+        [OBJECTS, "claims"],
     ),
     fault(
-        [
-            "a Service exceeds its share of the tables",
-            "explain",
-            "not_programmed",
-            "has used up its share of",
-        ],
-        [UNSERVED, "a_service_beyond_its_share_of_the_tables_is_named"],
+        ["a Service exceeds its share of the tables", "plan", "not_programmed", "has used up its share of"],
+        [OBJECTS, "room"],
     ),
     fault(
         [
@@ -147,30 +148,27 @@ pub const FAULTS: &[Fault] = &[
             "not_programmed",
             "has used up its share of SOURCE_RANGES_V4",
         ],
-        [UNSERVED, "a_service_beyond_its_share_of_source_ranges_is_closed_and_named"],
+        [OBJECTS, "room"],
     ),
     fault(
         [
             "SCTP to endpoints with another port",
             "explain",
             "sctp_port_differs",
-            "is refused for endpoints with port 38412",
+            "and SCTP's checksum allows no translation of ports",
         ],
-        [UNSERVED, "sctp_to_another_port_is_refused_in_every_tool"],
+        [OBJECTS, "endpoints"],
     ),
     fault(
         [
             "a health check port that is a NodePort",
             "plan",
             "health_check_port",
-            "health checks at port 30999 do not arrive",
+            "health checks at port 30080 do not arrive",
         ],
-        [UNSERVED, "a_health_check_port_that_is_a_node_port_is_named"],
+        [OBJECTS, "claims"],
     ),
-    fault(
-        ["a misspelt field", "plan", "skipped", "unknown field"],
-        ["proxy/tests/screens.rs", "a_plan_with_skipped_parts_has_an_exit_code_of_its_own"],
-    ),
+    fault(["a misspelt field", "plan", "skipped", "unknown field"], [OBJECTS, "claims"]),
     fault(
         [
             "the Service of a name does not exist",
@@ -233,11 +231,11 @@ pub const FAULTS: &[Fault] = &[
             "upstream",
             "not of the cluster: an upstream answers",
         ],
-        [NAMES, "the_screen_lists_the_queries"],
+        OF_NAMES,
     ),
     fault(
         ["a line of the Corefile is refused", "dns check", "refused", "lines of the Corefile are refused"],
-        ["proxy/tests/dns_check.rs", "a_corefile_is_checked_line_by_line"],
+        OF_NAMES,
     ),
     fault(
         ["a backend refuses connections", "connectivity", "refused", "refused nothing listens on port"],
@@ -315,9 +313,9 @@ pub const FAULTS: &[Fault] = &[
             "the API server answers with an error",
             "status",
             "SourceWatched ServerError",
-            "failed (500 InternalError): etcd",
+            "failed (500 InternalError): configured to fail",
         ],
-        ["proxy/src/k8s/watch/error.rs", "status_codes_have_messages"],
+        OF_SOURCE,
     ),
     fault(["no Node object has the node's name", "status", "NodeFound NoSuchNode", "NoSuchNode"], OF_SOURCE),
     fault(
@@ -343,74 +341,95 @@ pub const FAULTS: &[Fault] = &[
             "pods are outside of the cgroup",
             "status",
             "SocketsTranslated PodsElsewhere",
-            "SocketsTranslated PodsElsewhere",
+            "sockets of pods are not translated: they are in",
         ],
-        OF_STATUS,
+        OF_GROUP,
     ),
     fault(
         [
             "the cgroup is the agent's own container",
             "status",
             "SocketsTranslated OwnContainer",
-            "SocketsTranslated OwnContainer",
+            "holds the agent's own container alone",
         ],
-        OF_STATUS,
+        OF_GROUP,
     ),
     fault(
         [
             "programs cannot be attached",
             "status",
             "ProgramsAttached AttachFailed",
-            "ProgramsAttached AttachFailed",
+            "programs are not attached:",
         ],
-        OF_STATUS,
+        OF_HOOK,
     ),
     fault(
-        ["another XDP program is at the device", "status", "XdpAttached NotAttached", "another XDP program"],
-        ["tests/tests/xdp.rs", "another_xdp_program_stays_attached"],
+        [
+            "another XDP program is at the device",
+            "status",
+            "XdpAttached NotAttached",
+            "XDP is not attached to eth0, which is served without it: another XDP program",
+        ],
+        OF_HOOK,
     ),
     fault(
         [
             "the node's name server does not answer",
             "status",
             "NameServerAlive NoHeartbeat",
-            "NameServerAlive NoHeartbeat",
+            "the name server of this node does not answer",
         ],
-        OF_STATUS,
+        OF_DNS,
     ),
     fault(
-        ["an upstream of DNS does not answer", "status", "UpstreamsReliable Failing", "Failing"],
         [
-            "proxy/src/observe/telemetry.rs",
-            "an_alarm_of_the_upstreams_of_dns_is_in_the_status_and_makes_one_event",
+            "an upstream of DNS does not answer",
+            "status",
+            "UpstreamsReliable Failing",
+            "no upstream of DNS answers",
         ],
+        OF_DNS,
     ),
     fault(
         [
             "upstreams of DNS contradict each other",
             "status",
             "UpstreamsReliable Contradicted",
-            "Contradicted",
+            "an upstream of DNS denies names that another one knows",
         ],
-        ["proxy/src/observe/agent_state.rs", "each_alarm_of_upstreams_is_a_reason"],
+        OF_DNS,
     ),
     fault(
-        ["a table is almost full", "status", "TablesHaveRoom AlmostFull", "TablesHaveRoom AlmostFull"],
-        OF_STATUS,
+        ["a table is almost full", "status", "TablesHaveRoom AlmostFull", "table SERVICES is 92 % full"],
+        [OBJECTS, "room"],
     ),
     fault(
-        ["frontends find no room in the tables", "status", "Synced NotWritten", "Synced NotWritten"],
-        OF_STATUS,
+        [
+            "frontends find no room in the tables",
+            "status",
+            "Synced NotWritten",
+            "frontends could not be written; no room for 1 of the Services: kube-system/huge",
+        ],
+        [OBJECTS, "room"],
     ),
-    fault(["the agent does not keep up", "status", "Synced Behind", "Synced Behind"], OF_STATUS),
-    fault(["the agent hangs", "status", "Synced Hangs", "Synced Hangs"], OF_STATUS),
+    unstaged(
+        fault(["the agent does not keep up", "status", "Synced Behind", "Synced Behind"], OF_STATUS),
+        "changes that wait for a minute, of an agent that does nothing else wrong",
+    ),
+    unstaged(
+        fault(["the agent hangs", "status", "Synced Hangs", "Synced Hangs"], OF_STATUS),
+        "a loop without a heartbeat for a minute",
+    ),
     fault(
         ["the agent is gone", "status", "down", "no agent runs since"],
         [NODE, "the_time_when_the_agent_ended_tells"],
     ),
-    fault(
-        ["the clock was set back", "status", "set_back", "set back while the agent ran"],
-        ["proxy/src/cli/status.rs", "a_clock_that_was_set_back_is_stated"],
+    unstaged(
+        fault(
+            ["the clock was set back", "status", "set_back", "set back while the agent ran"],
+            ["proxy/src/cli/status.rs", "a_clock_that_was_set_back_is_stated"],
+        ),
+        "the clock is that of the whole machine, and other stories run on it",
     ),
     fault(
         ["kube-proxy has left rules", "check", "kube-proxy", "table ip kube-proxy of nftables mode"],
@@ -434,20 +453,14 @@ pub const FAULTS: &[Fault] = &[
         OF_NODE,
     ),
     fault(["a program of others is at the hook", "check", "other programs", "eth0: u32"], OF_NODE),
-    fault(["the kernel is too old", "check", "kernel", "too old"], [CHECK, "kernels_are_checked_by_release"]),
-    fault(["no cgroup2, or not the node's", "check", "cgroup2", "cgroup(Some"], OF_KERNEL),
-    fault(["no bpffs", "check", "bpffs", "pins(Path"], OF_KERNEL),
-    fault(["capabilities are missing", "check", "capabilities", "CAP_BPF"], OF_KERNEL),
+    fault(["the kernel is too old", "check", "kernel", "too old"], OF_KERNEL),
+    fault(["no cgroup2, or not the node's", "check", "cgroup2", "/proc is"], OF_KERNEL),
+    fault(["no bpffs", "check", "bpffs", "is not on a bpffs"], OF_KERNEL),
+    fault(["capabilities are missing", "check", "capabilities", "missing CAP_BPF"], OF_KERNEL),
     fault(
         ["a memory limit without room for the tables", "check", "memory limit", "memory.max is 256 MiB"],
-        ["proxy/src/cli/check/memory_limit.rs", "a_limit_without_room_for_the_tables_is_reported"],
+        OF_KERNEL,
     ),
-    fault(
-        ["no room for masquerade ports", "check", "masquerade ports", "1024 65535"],
-        ["proxy/src/cli/check/masquerade_ports.rs", "a_range_without_room_has_a_remedy_that_makes_room"],
-    ),
-    fault(
-        ["IPsec policies between nodes", "check", "ipsec", "clear text"],
-        ["proxy/src/cli/check/ipsec.rs", "policies_are_reported_with_a_remedy"],
-    ),
+    fault(["no room for masquerade ports", "check", "masquerade ports", "1024 65535"], OF_KERNEL),
+    fault(["IPsec policies between nodes", "check", "ipsec", "clear text"], OF_KERNEL),
 ];
