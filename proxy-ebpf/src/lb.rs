@@ -6,6 +6,7 @@ mod backend;
 pub mod client;
 mod decide;
 pub mod frontend;
+pub mod health;
 mod name_server;
 pub mod networks;
 

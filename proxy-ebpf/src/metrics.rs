@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::{
     BackendConnections, ConnectFailure, DropReason, FlowDirection, ServiceConnections, ServiceStats,
-    TcpSocket, Traffic, XdpOutcome, connect_bucket, map,
+    SocketStage, Steering, TcpSocket, Traffic, XdpOutcome, connect_bucket, map,
 };
 
 use crate::atomic::{add_u32, add_u64};
@@ -118,9 +118,11 @@ impl Counters {
             (&raw const (**stats).generation).read_volatile() == socket.pair.reference.generation
         };
         let service = SERVICE_CONNECTIONS.get_ptr_mut(socket.service);
+        let may_be_elsewhere = socket.steering != Steering::NONE && socket.stage == SocketStage::OPEN;
         Self {
             service: service.filter(|_| Self::generation(socket.service) == Some(socket.generation)),
-            backend: backend.filter(is_current),
+            // Another one than the socket's own may have a connection that opened after its SYN was sent again.
+            backend: backend.filter(|_| !may_be_elsewhere).filter(is_current),
         }
     }
 

@@ -23,6 +23,7 @@ pub struct Config {
     pub bpffs: PathBuf,
     pub socket_lb: SocketLb,
     pub reset_stale_connections: Switch,
+    pub passive_health: PassiveHealth,
     pub devices: DeviceConfig,
     /// Prepare beside a running agent, and take over when it ends.
     pub takeover: bool,
@@ -116,6 +117,18 @@ pub enum SocketLb {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Switch {
     On,
+    Off,
+}
+
+/// The use of what connections find out about backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PassiveHealth {
+    /// Backends that do not answer, refuse or reset get no new connections while others are sound, and a connection whose first
+    /// packet is not answered goes on at another backend
+    On,
+    /// Backends are shown as suspected, and chosen all the same
+    Observe,
+    /// Nothing is recorded
     Off,
 }
 

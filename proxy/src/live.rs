@@ -219,6 +219,11 @@ impl LiveFrontend {
         })
     }
 
+    /// The references of the view's slots, some of which may be stale, and their family.
+    pub fn references(&self, maps: &impl LbMaps) -> Result<(IpFamily, Vec<BackendRef>), MapError> {
+        Ok((self.key.address.family(), maps.slots(self.block)?))
+    }
+
     /// The backends of the view, without stale references: each with its slot.
     pub fn backends(&self, maps: &impl LbMaps) -> Result<Vec<(u32, LiveBackend)>, MapError> {
         let family = self.key.address.family();

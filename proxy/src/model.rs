@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod backend;
 pub mod flow;
 pub mod frontend;
+pub mod health;
 pub mod name_clients;
 pub mod name_server;
 pub mod node;

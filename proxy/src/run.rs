@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     config::{
         Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DeviceSelection, DnsConfig, Forwarding,
-        HostConfig, Objects, SocketLb, TableSizes,
+        HostConfig, Objects, PassiveHealth, SocketLb, TableSizes,
     },
     datapath::{
         self, Busy, EventSource, FlowSelection, Heartbeats, OutgrownFlows, PinError, Pins, Programs,
@@ -72,6 +72,7 @@ pub async fn run(config: Config) -> Result<()> {
         bpffs,
         socket_lb,
         reset_stale_connections,
+        passive_health,
         devices,
         takeover,
         abi_version,
@@ -102,11 +103,11 @@ pub async fn run(config: Config) -> Result<()> {
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     state.set_setup(&cgroup, socket_lb.name(), devices.has_packet_plane());
-    let program_config = program_config(&policy, socket_lb, &devices, host.conntrack)?;
+    let program_config = program_config(&policy, socket_lb, passive_health, &devices, host.conntrack)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
     let mut source = Source::new(objects, reader(&policy, dns.as_ref()), state.source.clone()).await?;
     let local = LocalNetworks::watch().await?;
-    let (addresses, network) = (local.addresses.clone(), local.network.clone());
+    let (addresses, network, links) = (local.addresses.clone(), local.network.clone(), local.network.clone());
 
     let waiting = (takeover && dns.is_some()).then(|| SuccessorHeartbeat::start(&bpffs));
     let pins = tokio::select! {
@@ -121,7 +122,6 @@ pub async fn run(config: Config) -> Result<()> {
     memory::release_startup_pages(datapath::object());
     let name_server =
         dns.map(|dns| start_name_server(dns, &policy, local, &pins, &state, takeover)).transpose()?;
-    let links = network.clone();
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry, shares)?;
     tokio::select! {
@@ -305,6 +305,7 @@ fn find_cgroup(named: Option<PathBuf>) -> Result<PathBuf> {
 fn program_config(
     policy: &Policy,
     socket_lb: SocketLb,
+    passive_health: PassiveHealth,
     devices: &DeviceConfig,
     conntrack: Option<ConntrackConfig>,
 ) -> Result<abi::Config> {
@@ -318,7 +319,9 @@ fn program_config(
         .with(ConfigFlags::PACKET_PLANE, devices.has_packet_plane())
         .with(ConfigFlags::EXTERNAL_DEVICES, devices.external != DeviceSelection::None)
         .with(ConfigFlags::BYPASS_STACK, devices.forwarding == Forwarding::Redirect)
-        .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());
+        .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface())
+        .with(ConfigFlags::RECORDS_HEALTH, passive_health != PassiveHealth::Off)
+        .with(ConfigFlags::ACTS_ON_HEALTH, passive_health == PassiveHealth::On);
     let (first_port, last_port) = host::masquerade_ports();
     let timeouts = timeouts(conntrack.unwrap_or_default().timeouts());
     Ok(abi::Config { host_netns, flags, timeouts, first_port, last_port, ..abi::Config::DEFAULT })

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tests::{
     differential::{
-        concurrent, corrupted, earlier_flows, explained, flows_of_removed_backends, kube_proxy_cases,
-        packets_are_counted, run, segments_above_the_mtu,
+        choices_among_suspected, concurrent, corrupted, earlier_flows, explained, flows_of_removed_backends,
+        kube_proxy_cases, packets_are_counted, run, segments_above_the_mtu,
     },
     rng::Rng,
 };
@@ -64,6 +64,14 @@ fn programs_do_what_kube_proxy_does() {
 #[test]
 fn segments_above_the_mtu_of_their_route_take_the_stack() {
     segments_above_the_mtu().unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+#[test]
+fn suspected_backends_get_the_share_of_the_model() {
+    let mut rng = Rng::new();
+    println!("seed {}", rng.seed);
+    let kinds = choices_among_suspected(60, &mut rng).unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(kinds.into_iter().all(|count| count >= OF_EACH), "{kinds:?}");
 }
 
 #[test]

@@ -6,17 +6,23 @@ use anyhow::{Result, ensure};
 use proxy::datapath::{Busy, Explainer, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
 use proxy_ebpf::{
     abi::{
-        ABI_VERSION, Config, INJECT_SEGMENT, LIST_SOCKETS, LIST_STALE_SOCKETS, MAPS, MapKind, PROGRAMS,
-        READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
+        ABI_VERSION, Config, ConfigFlags, INJECT_SEGMENT, LIST_SOCKETS, LIST_STALE_SOCKETS, MAPS, MapKind,
+        PROGRAMS, READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
     },
     explain,
 };
 use tests::{ledger::Ledger, leftovers::unique_name, mounts::PinDir};
 
+/// As agents load them by default, without what depends on the node: with passive health.
+fn config() -> Config {
+    let flags = ConfigFlags::RECORDS_HEALTH.with(ConfigFlags::ACTS_ON_HEALTH, true);
+    Config { flags, ..Config::default() }
+}
+
 fn loaded() -> (Programs, Pins, PinDir) {
     let directory = PinDir::create(&unique_name("programs")).expect("a bpffs, and root");
     let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail).expect("it is not locked");
-    let programs = load(&pins, Config::default()).unwrap_or_else(|error| panic!("{error:?}"));
+    let programs = load(&pins, config()).unwrap_or_else(|error| panic!("{error:?}"));
     (programs, pins, directory)
 }
 
@@ -59,7 +65,7 @@ fn every_program_loads_and_is_small_enough() {
     assert_eq!(programs.names().0, named, "the object's programs and the table's");
     let count = |name| programs.verified_instructions(name).unwrap_or_else(|error| panic!("{error:?}"));
     let mut counts = Ledger(in_table.into_iter().map(|name| (name.to_owned(), count(name))).collect());
-    let mut explainer = Explainer::with_config(&pins.maps(), Config::default()).expect("they load");
+    let mut explainer = Explainer::with_config(&pins.maps(), config()).expect("they load");
     for name in explain::PROGRAMS {
         let count = explainer.verified_instructions(name).expect("it is loaded");
         counts.0.insert(name.to_owned(), count);

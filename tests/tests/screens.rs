@@ -196,20 +196,20 @@ fn backends(screens: &Screens<'_>) {
     screens.check(
         &["backends"],
         true, &expect![[r#"
-        SERVICE                                                 ADDRESS                    PROTOCOL  READY  STATE        SETS           POD                        NODE    ZONE
-        default/db:tcp-5432                                     10.244.1.101:13432         TCP       true   ready        cluster        default/db-0               node-1  -
-        default/db:tcp-5432                                     [fd00:10:244:1::65]:13432  TCP       true   ready        cluster        default/db-0               node-1  -
-        default/web:tcp-80                                      10.244.1.100:8080          TCP       true   ready        cluster        default/web-0              node-1  -
-        default/web:tcp-80                                      [fd00:10:244:1::64]:8080   TCP       true   ready        cluster        default/web-0              node-1  -
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080          TCP       true   ready        cluster,local  shop-of-a-long-name/web-0  node-1  zone-a
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080          TCP       true   ready        cluster        -                          node-2  zone-b
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080          TCP       false  terminating  -              -                          node-2  -
-    "#]]);
+            SERVICE                                                 ADDRESS                    PROTOCOL  READY  STATE        HEALTH  SETS           POD                        NODE    ZONE
+            default/db:tcp-5432                                     10.244.1.101:13432         TCP       true   ready        -       cluster        default/db-0               node-1  -
+            default/db:tcp-5432                                     [fd00:10:244:1::65]:13432  TCP       true   ready        -       cluster        default/db-0               node-1  -
+            default/web:tcp-80                                      10.244.1.100:8080          TCP       true   ready        -       cluster        default/web-0              node-1  -
+            default/web:tcp-80                                      [fd00:10:244:1::64]:8080   TCP       true   ready        -       cluster        default/web-0              node-1  -
+            shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080          TCP       true   ready        -       cluster,local  shop-of-a-long-name/web-0  node-1  zone-a
+            shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080          TCP       true   ready        -       cluster        -                          node-2  zone-b
+            shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080          TCP       false  terminating  -       -              -                          node-2  -
+        "#]]);
     screens.check(&["backends", "-o", "wide", "-l", "tier"], true, &expect![[r#"
-        SERVICE                                                 ADDRESS            PROTOCOL  READY  STATE        SETS           POD                        NODE    ZONE    OPENED  OPEN  FAILED  RTT  INDEX  GENERATION
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080  TCP       true   ready        cluster,local  shop-of-a-long-name/web-0  node-1  zone-a  0       0     0       -    0      1
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080  TCP       true   ready        cluster        -                          node-2  zone-b  0       0     0       -    1      1
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080  TCP       false  terminating  -              -                          node-2  -       0       0     0       -    2      1
+        SERVICE                                                 ADDRESS            PROTOCOL  READY  STATE        HEALTH  SETS           POD                        NODE    ZONE    OPENED  OPEN  FAILED  RTT  INDEX  GENERATION
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080  TCP       true   ready        -       cluster,local  shop-of-a-long-name/web-0  node-1  zone-a  0       0     0       -    0      1
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080  TCP       true   ready        -       cluster        -                          node-2  zone-b  0       0     0       -    1      1
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080  TCP       false  terminating  -       -              -                          node-2  -       0       0     0       -    2      1
     "#]]);
 }
 
@@ -257,9 +257,9 @@ fn without_agent(screens: &Screens<'_>) {
         NodePorts are served at 127.0.0.1, 172.18.0.11, fd00:172:18::b
     "#]]);
     screens.check(&["backends", "-n", "shop-of-a-long-name"], true, &expect![[r#"
-        SERVICE                                                 ADDRESS            PROTOCOL  READY  STATE        SETS           POD  NODE  ZONE
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080  TCP       true   ready        cluster,local  -    -     -
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080  TCP       true   ready        cluster        -    -     -
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080  TCP       false  terminating  -              -    -     -
+        SERVICE                                                 ADDRESS            PROTOCOL  READY  STATE        HEALTH  SETS           POD  NODE  ZONE
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080  TCP       true   ready        -       cluster,local  -    -     -
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080  TCP       true   ready        -       cluster        -    -     -
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080  TCP       false  terminating  -       -              -    -     -
     "#]]);
 }

@@ -88,5 +88,9 @@ flags! {
         OWN_ADDRESSES_ONLY = 7;
         /// Packets of flows are not counted: the other side of a measurement.
         UNCOUNTED_FLOWS = 8;
+        /// The health of backends is recorded (`--passive-health on` and `observe`).
+        RECORDS_HEALTH = 9;
+        /// It decides about new connections, and those that are not answered go on at another backend (`--passive-health on`).
+        ACTS_ON_HEALTH = 10;
     }
 }

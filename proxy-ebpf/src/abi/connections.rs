@@ -4,7 +4,7 @@
 //! All CPUs share them, and add atomically: each connection adds a few times in its whole life, and an array per CPU would take
 //! this memory once for each CPU. The agent maps the arrays and reads them without system calls.
 
-use super::{Endpoint, SocketPair, map_type};
+use super::{Endpoint, HealthFault, SocketPair, map_type};
 
 /// Value of `TCP_SOCKETS`: the translation of a TCP socket, as `SOCKETS` holds it for others, and what was counted of it. One value, as
 /// a second one would cost each connect a percent.
@@ -21,7 +21,8 @@ pub struct TcpSocket {
     pub stage: u32,
     /// 1 if the backend is in `BACKENDS_V6`, 0 if in `BACKENDS_V4`.
     pub is_v6: u32,
-    pub zero: u32,
+    /// A number of `Steering`.
+    pub steering: u32,
     /// What the counters have of the open connection: bytes, and segments that were sent again.
     pub sent: u64,
     pub received: u64,
@@ -54,6 +55,16 @@ pub struct OpenSocket {
     pub send_next: u32,
 }
 map_type!(OpenSocket, 20 + 20 + 4 + 4);
+
+/// What became of the SYN of a socket.
+pub struct Steering;
+
+impl Steering {
+    /// Answered, or not sent again yet.
+    pub const NONE: u32 = 0;
+    /// Sent again without an answer: the packet plane may have sent it to another backend than the socket's own.
+    pub const UNANSWERED: u32 = 1;
+}
 
 /// Upper bounds of `ServiceConnections::connect_times` but the last, in nanoseconds. Without a retransmission a connect is shorter
 /// than a second, with one it is shorter than three (TCP_TIMEOUT_INIT, doubled each time).
@@ -115,6 +126,18 @@ impl ConnectFailure {
             Self::Unreachable => "unreachable",
             Self::Abandoned => "abandoned",
             Self::Reset => "reset",
+        }
+    }
+
+    /// What the failure says about the backend; nothing if the application gave up.
+    #[inline(always)]
+    pub const fn fault(self) -> Option<HealthFault> {
+        match self {
+            Self::Refused => Some(HealthFault::Refused),
+            Self::TimedOut => Some(HealthFault::Silent),
+            Self::Unreachable => Some(HealthFault::Unreachable),
+            Self::Abandoned => None,
+            Self::Reset => Some(HealthFault::Reset),
         }
     }
 

@@ -28,7 +28,8 @@ pub struct Event {
     pub kind: u8,
     /// A number of `EventHook`.
     pub hook: u8,
-    /// A `DropReason` of a refusal, a `ConnectFailure` of a failed connection, else 0.
+    /// A `DropReason` of a refusal, a `ConnectFailure` of a failed connection, a `HealthFault` of a suspected backend; `UNANSWERED` of a
+    /// flow that got another backend for that; else 0.
     pub reason: u8,
     /// IANA protocol number.
     pub protocol: u8,
@@ -41,6 +42,8 @@ map_type!(Event, 2 * 8 + 3 * 20 + 3 * 4 + 4 + 16 + 4);
 impl Event {
     /// The index of no service port.
     pub const NO_SERVICE: u32 = u32::MAX;
+    /// The reason of `Switched` and `Resteered` if the backend was not removed, but did not answer.
+    pub const UNANSWERED: u8 = 1;
 }
 
 /// Declares an enum of numbers with names, as in the output of `portreeve events`.
@@ -78,14 +81,18 @@ named! {
         NewFlow = "new_flow";
         /// A packet or system call was refused.
         Refused = "refused";
-        /// A UDP flow whose backend was removed got another one.
+        /// A UDP flow whose backend was removed got another one, or a TCP flow whose SYN was not answered.
         Switched = "switched";
-        /// As `Switched`, of a connected socket that still sends to the removed backend.
+        /// As `Switched`, of a socket that was translated at connect and still sends to the earlier backend.
         Resteered = "resteered";
         /// A flow that had not expired was ended to make room for another.
         Evicted = "evicted";
         /// A connection of a translated socket was of no use.
         ConnectFailed = "connect_failed";
+        /// A backend is left out of new connections from now on.
+        Suspected = "suspected";
+        /// A suspected backend has answered.
+        Restored = "restored";
     }
 }
 

@@ -1,10 +1,11 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendConnections, BackendRef, BackendV4, BackendV6, Bucket, Descriptor,
-    Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowCounters, FlowV4, FlowV6, FragmentPorts,
-    FrontendKeyV4, FrontendKeyV6, HashKeys, NodeAddressFlags, OverflowEntry, PodRange, ServiceConnections,
-    ServiceName, ServiceStats, SocketPair, SourceRange, TcpSocket, UnconnectedPairs, XdpOutcome,
+    AffinityEntry, AffinityKey, BackendConnections, BackendHealth, BackendRef, BackendV4, BackendV6, Bucket,
+    Descriptor, Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowCounters, FlowV4, FlowV6, FragmentPorts,
+    FrontendKeyV4, FrontendKeyV6, HashKeys, HealthChange, NodeAddressFlags, OverflowEntry, PodRange,
+    ServiceConnections, ServiceName, ServiceStats, SocketPair, SourceRange, TcpSocket, UnconnectedPairs,
+    XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -61,6 +62,8 @@ pub const MAX_DESCRIPTORS: u32 = MAX_FRONTENDS + (1 << 14);
 pub const MAX_SLOTS: u32 = 1 << 19;
 /// Backends of one family.
 pub const MAX_BACKENDS: u32 = 1 << 18;
+/// Health of the backends of both families.
+pub const MAX_BACKEND_HEALTH: u32 = 2 * MAX_BACKENDS;
 /// Service ports.
 pub const MAX_SERVICES: u32 = 1 << 16;
 /// Affinity entries of one family.
@@ -109,6 +112,12 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const SERVICE_CONNECTIONS: &str = "SERVICE_CONNECTIONS";
 pub const BACKEND_CONNECTIONS_V4: &str = "BACKEND_CONNECTIONS_V4";
 pub const BACKEND_CONNECTIONS_V6: &str = "BACKEND_CONNECTIONS_V6";
+/// Passive health by backend, of both families.
+pub const BACKEND_HEALTH: &str = "BACKEND_HEALTH";
+/// The tick until which the health of some backend matters. While it is past, decisions read no other's.
+pub const SUSPICION: &str = "SUSPICION";
+/// Counters by `HealthChange`.
+pub const HEALTH_CHANGES: &str = "HEALTH_CHANGES";
 pub const DROPS: &str = "DROPS";
 /// Counters by `XdpOutcome`.
 pub const XDP_OUTCOMES: &str = "XDP_OUTCOMES";
@@ -197,7 +206,7 @@ pub const SCRATCH: [&str; 14] = [
 ];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 41] = [
+pub const MAPS: [MapSpec; 44] = [
     // Version 5: frontends share blocks, which an earlier agent would free with the first of them.
     spec_of_layout::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS, 5),
     spec_of_layout::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS, 5),
@@ -212,6 +221,10 @@ pub const MAPS: [MapSpec; 41] = [
     spec_of_layout::<u32, ServiceConnections>(SERVICE_CONNECTIONS, MapKind::MmapArray, MAX_SERVICES, 7),
     spec_of_layout::<u32, BackendConnections>(BACKEND_CONNECTIONS_V4, MapKind::MmapArray, MAX_BACKENDS, 7),
     spec_of_layout::<u32, BackendConnections>(BACKEND_CONNECTIONS_V6, MapKind::MmapArray, MAX_BACKENDS, 7),
+    // Version 8: passive health.
+    spec_of_layout::<u32, BackendHealth>(BACKEND_HEALTH, MapKind::MmapArray, MAX_BACKEND_HEALTH, 8),
+    spec_of_layout::<u32, u64>(SUSPICION, MapKind::MmapArray, 1, 8),
+    spec_of_layout::<u32, u64>(HEALTH_CHANGES, MapKind::PerCpuArray, HealthChange::COUNT, 8),
     spec_of_layout::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32, 5),
     spec::<u32, u64>(XDP_OUTCOMES, MapKind::PerCpuArray, XdpOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),

@@ -17,6 +17,7 @@ mod flow_counters;
 pub mod flow_state;
 mod fragment;
 mod frontend;
+mod health;
 pub mod map;
 mod node;
 mod segment;
@@ -29,7 +30,7 @@ pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use connections::{
     BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, OpenSocket, ServiceConnections,
-    SocketStage, TcpSocket, Traffic, connect_bucket,
+    SocketStage, Steering, TcpSocket, Traffic, connect_bucket,
 };
 pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, TupleHash, hash_v4, hash_v6};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
@@ -44,6 +45,7 @@ pub use flow_counters::FlowCounters;
 pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
+pub use health::{BackendHealth, HealthChange, HealthFault, HealthWord, Standing};
 pub use map::{
     DeviceRole, INJECT_SEGMENT, LIST_SOCKETS, LIST_STALE_SOCKETS, MAPS, MapKind, MapSpec, PROGRAMS,
     READ_SOCKETS, SOCK_OPS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,

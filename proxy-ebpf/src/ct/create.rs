@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use proxy_ebpf::abi::{
     BackendFlags, BackendRef, DescriptorFlags, Direction, DropReason, Endpoint, FlowFlags, FlowState,
-    MASQUERADE_NONE, Positions, TupleKind, Unclaimed,
+    HealthChange, MASQUERADE_NONE, Positions, TupleKind, Unclaimed,
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     family::bytes,
-    lb::{Backend, Choice, ClientInfo, Decision, decide, frontend},
+    lb::{Backend, Choice, ClientInfo, Decision, decide, frontend, health},
     metrics,
     packet::{
         ClientLocation, Hook, Packet,
@@ -32,6 +32,7 @@ pub fn identify_client<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook
     scratch.client.is_translated_at_socket = matches!(socket, SendingSocket::Translated).into();
     let resteered =
         if let SendingSocket::Stale(address, port) = socket { Some((address, port)) } else { None };
+    let resteered = resteered.or_else(|| unanswered_socket::<F>(ctx, scratch, hook));
     scratch.client.is_resteered = resteered.is_some().into();
     scratch.client.is_in_pod = hook.is_pod().into();
     (scratch.destination, scratch.destination_port) =
@@ -49,12 +50,19 @@ pub fn identify_client_at_xdp<F: Flows>(scratch: &mut Scratch<F>, device: u32) {
 /// Decides about a packet whose client is known.
 #[inline(always)]
 pub fn choose<F: Flows>(scratch: &mut Scratch<F>) -> Next {
-    match decide::<F>(scratch.destination, scratch.destination_port, scratch.packet.protocol, &scratch.client)
-    {
+    match decide::<F, _>(
+        scratch.destination,
+        scratch.destination_port,
+        scratch.packet.protocol,
+        &scratch.client,
+    ) {
+        Decision::Backend(choice) if choice.reference == scratch.unanswered => keep(scratch),
         Decision::Backend(choice) => {
             scratch.choice = choice;
             Next::CREATE
         }
+        // The socket's own backend may answer yet.
+        Decision::Refuse(..) | Decision::NotOurs if is_unanswered_socket(scratch) => keep(scratch),
         Decision::Refuse(reason, service) => Next::refuse(reason, service),
         // Passed on, the packet would go to the removed backend's address, which may be another pod's by now.
         Decision::NotOurs if scratch.client.is_resteered != 0 => {
@@ -65,6 +73,20 @@ pub fn choose<F: Flows>(scratch: &mut Scratch<F>) -> Next {
             None => not_service_traffic(scratch),
         },
     }
+}
+
+/// Leaves a SYN that was not answered at its backend: no other one is sound.
+#[inline(always)]
+fn keep<F: Flows>(scratch: &Scratch<F>) -> Next {
+    match scratch.unanswered_slot {
+        Next::NO_FLOW => Next::PASS,
+        slot => Next::flow(slot),
+    }
+}
+
+#[inline(always)]
+fn is_unanswered_socket<F: Flows>(scratch: &Scratch<F>) -> bool {
+    scratch.client.is_resteered != 0 && scratch.packet.protocol == TCP
 }
 
 /// Traffic that is not a Service's is tracked without translation of addresses where its replies would be taken for a Service's: UDP
@@ -134,7 +156,11 @@ pub fn create<F: Flows>(scratch: &mut Scratch<F>, replaced: u32) -> Next {
     }
     match insert(scratch) {
         Ok(slot) => {
-            if scratch.client.is_untranslated == 0 {
+            // A connection that goes on at another backend is counted already.
+            let is_unanswered = scratch.unanswered.generation != 0;
+            if is_unanswered {
+                health::count(HealthChange::RESTEERED);
+            } else if scratch.client.is_untranslated == 0 {
                 metrics::translated(service);
             }
             Next::flow(slot)
@@ -210,6 +236,32 @@ fn socket_of<F: Flows>(
     } else {
         SendingSocket::Stale(F::from_mapped(pair.frontend.address), pair.frontend.port)
     }
+}
+
+/// The frontend of the TCP socket that sent a SYN, if the socket was translated at connect and its backend did not answer the SYN. Read
+/// only while some backend is suspected, as that one is.
+#[inline(always)]
+fn unanswered_socket<F: Flows>(
+    ctx: &TcContext,
+    scratch: &mut Scratch<F>,
+    hook: Hook,
+) -> Option<(F::Address, [u8; 2])> {
+    let packet = &scratch.packet;
+    if packet.protocol != TCP || !(hook.is_pod() || hook.is_egress()) || !health::is_decisive() {
+        return None;
+    }
+    // SAFETY: the kernel's own context; a packet from a pod still has its socket at the pod device.
+    let stored = connected::unanswered(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk })?;
+    // SAFETY: not null, and valid as long as the socket. The pair is written at connect, before the SYN.
+    let pair = unsafe { &(*stored).pair };
+    let destination = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);
+    if pair.backend != destination {
+        return None;
+    }
+    if scratch.unanswered.generation == 0 {
+        scratch.unanswered = pair.reference;
+    }
+    Some((F::from_mapped(pair.frontend.address), pair.frontend.port))
 }
 
 /// The flags of a new flow. Hairpin is decided here: a backend that reaches itself through a frontend is masqueraded, as it would

@@ -1,14 +1,19 @@
 //! Packets of tracked flows: the lookup, and the translation by direction.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{ConfigFlags, FlowDirection, FlowFlags, FlowState, TupleKind, flow_state::tcp};
+use proxy_ebpf::abi::{
+    BackendRef, ConfigFlags, Direction, EventHook, FlowDirection, FlowFlags, FlowState, HealthFault,
+    TupleKind, flow_state::tcp,
+};
 
 use super::{
-    Flows, Next, Scratch, standby,
+    Flows, Next, Scratch, ScratchSpace as _, standby,
     table::{Lookup, TrackedFlow, flow_in, lookup},
 };
 use crate::{
     clock, config,
+    family::{V4, V6},
+    lb::health,
     packet::{
         Hook, Packet, Translation,
         header::{TCP, UDP},
@@ -21,6 +26,7 @@ pub fn look_up<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook: Hook) 
     match lookup::<F>(&scratch.packet.tuple::<F>(hook.direction())) {
         Lookup::Found(flow) => established(scratch, &flow, hook),
         Lookup::Dying => Next::flow_ending(),
+        Lookup::NotFound if is_late_answer::<F>(&scratch.packet, hook) => Next::flow_ending(),
         Lookup::NotFound if is_forwarded(ctx, &scratch.packet, hook) || !may_create(&scratch.packet) => {
             Next::PASS
         }
@@ -31,7 +37,7 @@ pub fn look_up<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook: Hook) 
 #[inline(always)]
 fn established<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hook) -> Next {
     match flow.kind {
-        TupleKind::Original => match replaced(scratch, flow) {
+        TupleKind::Original => match replaced(scratch, flow).or_else(|| unanswered(&scratch.packet, flow)) {
             Some(next) => next,
             None => original(scratch, flow, hook),
         },
@@ -80,6 +86,8 @@ fn is_syn(flags: u8) -> bool {
 #[inline(always)]
 pub fn undecided<F: Flows>(scratch: &mut Scratch<F>) -> Next {
     scratch.is_port_taken = 0;
+    scratch.unanswered = BackendRef::default();
+    scratch.unanswered_slot = Next::NO_FLOW;
     Next::decide(Next::NO_FLOW)
 }
 
@@ -89,14 +97,116 @@ pub fn replaced<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>) -> Op
     if reopens(flow, &scratch.packet) {
         let was_answered = flow.state.has(FlowState::SEEN_REPLY);
         scratch.is_port_taken = (flow.state.has(FlowState::IN_DOUBT) && !was_answered).into();
+        scratch.unanswered = BackendRef::default();
+        scratch.unanswered_slot = Next::NO_FLOW;
         return Some(if flow.delete() { Next::decide(Next::NO_FLOW) } else { Next::flow_ending() });
     }
     if needs_backend(flow, &scratch.packet) {
+        scratch.unanswered = BackendRef::default();
+        scratch.unanswered_slot = Next::NO_FLOW;
         scratch.is_port_taken = 0;
         scratch.judged = flow.state.tag();
         return Some(Next::decide(flow.slot));
     }
     None
+}
+
+/// Ticks after which a SYN that is seen again says that the first one was not answered: half a second at least. Linux sends it again
+/// after a second (RFC 6298, 2.1).
+const UNANSWERED: u32 = 3;
+
+/// Whether a packet is the SYN of a flow, sent again as nothing came back.
+#[inline(always)]
+pub fn is_unanswered<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
+    config::flags().contains(ConfigFlags::RECORDS_HEALTH)
+        && packet.protocol == TCP
+        && is_syn(packet.flags)
+        && !flow.state.has(FlowState::SEEN_REPLY)
+        && flow.state.idle(clock::ticks()) >= UNANSWERED
+        && !is_untranslated(flow)
+}
+
+/// The decision anew about a SYN that was not answered.
+#[inline(always)]
+fn unanswered<F: Flows>(packet: &Packet<F::Address>, flow: &TrackedFlow<F>) -> Option<Next> {
+    if packet.protocol != TCP || !is_syn(packet.flags) || flow.state.has(FlowState::SEEN_REPLY) {
+        return None;
+    }
+    let next = Next(if F::IS_V6 { judge_syn_v6(flow.slot) } else { judge_syn_v4(flow.slot) });
+    next.is_decide().then_some(next)
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_syn_v4(slot: u32) -> u64 {
+    V4::scratch().map_or(Next::PASS, |scratch| judge_syn::<V4>(scratch, slot)).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_syn_v6(slot: u32) -> u64 {
+    V6::scratch().map_or(Next::PASS, |scratch| judge_syn::<V6>(scratch, slot)).0
+}
+
+/// Whether the SYN of the flow in a slot is decided anew. The record is compared with the packet before it is replaced.
+#[inline(always)]
+fn judge_syn<F: Flows>(scratch: &mut Scratch<F>, slot: u32) -> Next {
+    let Some(flow) = flow_in::<F>(slot).filter(|flow| is_unanswered(flow, &scratch.packet)) else {
+        return Next::PASS;
+    };
+    let reference = flow.record().reference;
+    health::failed(F::IS_V6, reference, HealthFault::Silent, EventHook::Conntrack);
+    if !config::flags().contains(ConfigFlags::ACTS_ON_HEALTH) {
+        return Next::PASS;
+    }
+    scratch.is_port_taken = 0;
+    scratch.judged = flow.state.tag();
+    scratch.unanswered = reference;
+    scratch.unanswered_slot = slot;
+    Next::decide(slot)
+}
+
+/// Whether a packet without a flow is the answer of a socket's own backend to its SYN, after that was sent to another one. The socket
+/// would take it for the other's.
+#[inline(always)]
+fn is_late_answer<F: Flows>(packet: &Packet<F::Address>, hook: Hook) -> bool {
+    packet.protocol == TCP
+        && packet.flags & (tcp::SYN | tcp::RST) != 0
+        && !is_syn(packet.flags)
+        && config::flags().contains(ConfigFlags::ACTS_ON_HEALTH)
+        && (if F::IS_V6 { answers_resteered_v6(hook.0) } else { answers_resteered_v4(hook.0) }) != 0
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answers_resteered_v4(hook: u32) -> u32 {
+    V4::scratch().is_some_and(|scratch| answers_resteered::<V4>(&scratch.packet, Hook(hook))).into()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answers_resteered_v6(hook: u32) -> u32 {
+    V6::scratch().is_some_and(|scratch| answers_resteered::<V6>(&scratch.packet, Hook(hook))).into()
+}
+
+/// Whether the packet that a packet answers is of a re-steered flow, as its client sent it.
+#[inline(always)]
+fn answers_resteered<F: Flows>(packet: &Packet<F::Address>, hook: Hook) -> bool {
+    if !health::is_decisive() {
+        return false;
+    }
+    let at_client = if hook.is_egress() { Direction::Ingress } else { Direction::Egress };
+    match lookup::<F>(&packet.reply_tuple::<F>(at_client)) {
+        Lookup::Found(flow) => {
+            // The answer of the flow's backend, seen at a second device after its translation, has that one's numbers.
+            let is_own =
+                flow.state.has(FlowState::SEEN_REPLY) && packet.segment().begins_at(flow.positions().backend);
+            flow.kind == TupleKind::Original && flow.record().flags.contains(FlowFlags::RESTEERED) && !is_own
+        }
+        Lookup::Dying | Lookup::NotFound => false,
+    }
 }
 
 /// Whether a SYN opens another TCP connection with the same 5-tuple.

@@ -1,6 +1,7 @@
 //! The packet being processed, in a per-CPU map, which stages share.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use proxy_ebpf::abi::BackendRef;
 
 use super::Flows;
 use crate::{
@@ -22,6 +23,10 @@ pub struct Scratch<F: Family> {
     pub choice: Choice<F::Address>,
     /// The tag of the flow that a new one replaces, if any.
     pub judged: u32,
+    /// The backend that did not answer the packet's SYN, if it is decided anew for that; else generation 0. And the slot of its flow, or
+    /// `NO_FLOW` if the socket was translated to it.
+    pub unanswered: BackendRef,
+    pub unanswered_slot: u32,
     /// Whether the client's own source port is in use at the backend: not 0 if so.
     pub is_port_taken: u32,
 }

@@ -15,9 +15,9 @@ use aya_ebpf::{
 };
 use proxy_ebpf::{
     abi::{
-        BUCKET, Bucket, ConfigFlags, Direction, FLOWS_PER_BUCKET, Flow, FlowDirection, FlowFlags, FlowRef,
-        FlowState, FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment, Tuple, TupleHash,
-        TupleKind, TupleV4, TupleV6,
+        BUCKET, Bucket, ConfigFlags, Direction, EventHook, FLOWS_PER_BUCKET, Flow, FlowDirection, FlowFlags,
+        FlowRef, FlowState, FlowV4, FlowV6, HashKeys, HealthFault, LINE, MASQUERADE_NONE, Positions, Segment,
+        Tuple, TupleHash, TupleKind, TupleV4, TupleV6,
         flow_state::{BitChange, tcp},
         hash_v4, hash_v6, map,
     },
@@ -29,8 +29,8 @@ use crate::{
     atomic, clock,
     config::{flags as flags_of_config, max_flows, timeouts},
     family::{V4, V6, Words, same},
-    lb::{Tables, affinity},
-    packet::Headers,
+    lb::{Tables, affinity, health},
+    packet::{Headers, header::TCP},
     socket::SocketLookup,
 };
 
@@ -96,11 +96,11 @@ macro_rules! flows {
                 acknowledged: numbers as u32,
             };
             let direction = if is_reply != 0 { FlowDirection::Reply } else { FlowDirection::Original };
-            let is_alive = flow.used_for(direction, &segment);
-            if is_alive && !flags_of_config().contains(ConfigFlags::UNCOUNTED_FLOWS) {
+            let used = flow.used_for(direction, &segment);
+            if used != Used::ENDED && !flags_of_config().contains(ConfigFlags::UNCOUNTED_FLOWS) {
                 counters::count::<$family>(slot, direction, (flags >> 32) as u32);
             }
-            is_alive.into()
+            used
         }
 
         impl Flows for $family {
@@ -333,6 +333,47 @@ pub fn flow_in<F: Flows>(slot: u32) -> Option<TrackedFlow<F>> {
         .filter(|flow| flow.state.is_alive())
 }
 
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_answer_v4(slot: u32, used: u32) -> u32 {
+    note_answer::<V4>(slot, used)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_answer_v6(slot: u32, used: u32) -> u32 {
+    note_answer::<V6>(slot, used)
+}
+
+/// Notes the first answer of a flow's backend to its SYN. If the flow has ended meanwhile, another one's backend is taken for its own, at
+/// worst.
+#[inline(always)]
+fn note_answer<F: Flows>(slot: u32, used: u32) -> u32 {
+    let Some(record) = F::flow(slot) else { return 0 };
+    // SAFETY: `record` points into an array map; plain words.
+    let reference = unsafe { (*record).reference };
+    if used == Used::REFUSED {
+        health::failed(F::IS_V6, reference, HealthFault::Refused, EventHook::Conntrack);
+    } else {
+        health::answered(F::IS_V6, reference, EventHook::Conntrack);
+    }
+    0
+}
+
+/// The result of `Flows::use_flow`.
+struct Used;
+
+impl Used {
+    /// The flow was deleted meanwhile.
+    const ENDED: u32 = 0;
+    const ON: u32 = 1;
+    /// The packet is the backend's first answer to the SYN: it accepts.
+    const ANSWERED: u32 = 2;
+    /// The same: it refuses.
+    const REFUSED: u32 = 3;
+}
+
 /// Limit of retries of a contended compare-and-swap.
 const ATTEMPTS: u32 = 4;
 
@@ -378,24 +419,63 @@ impl<F: Flows> TrackedFlow<F> {
     /// backend as its affinity. Returns `false` if the flow was deleted meanwhile.
     #[inline(always)]
     pub fn use_for(&self, direction: FlowDirection, segment: &Segment, length: u32) -> bool {
-        let numbers = u64::from(segment.sequence) << 32 | u64::from(segment.acknowledged);
-        let is_reply = matches!(direction, FlowDirection::Reply);
-        let flags = u64::from(length) << 32 | u64::from(segment.flags);
-        F::use_flow(self.slot, self.state.0, numbers, flags, is_reply.into()) != 0
+        let used = self.used(direction, segment, length);
+        if matches!(direction, FlowDirection::Reply) && used > Used::ON {
+            // Here, as its frame has ended.
+            if F::IS_V6 {
+                note_answer_v6(self.slot, used)
+            } else {
+                note_answer_v4(self.slot, used)
+            };
+        }
+        used != Used::ENDED
+    }
+
+    /// As `use_for`, of a packet that tells nothing about the health of the backend.
+    #[inline(always)]
+    pub fn use_silently(&self, direction: FlowDirection, segment: &Segment, length: u32) -> bool {
+        self.used(direction, segment, length) != Used::ENDED
     }
 
     #[inline(always)]
-    fn used_for(&self, direction: FlowDirection, segment: &Segment) -> bool {
+    fn used(&self, direction: FlowDirection, segment: &Segment, length: u32) -> u32 {
+        let numbers = u64::from(segment.sequence) << 32 | u64::from(segment.acknowledged);
+        let is_reply = matches!(direction, FlowDirection::Reply);
+        let flags = u64::from(length) << 32 | u64::from(segment.flags);
+        F::use_flow(self.slot, self.state.0, numbers, flags, is_reply.into())
+    }
+
+    #[inline(always)]
+    fn used_for(&self, direction: FlowDirection, segment: &Segment) -> u32 {
         let change = self.state.change(direction, self.follow(direction, segment));
         if !self.refresh(change, clock::ticks()) {
-            return false;
+            return Used::ENDED;
         }
         let record = self.record();
         let is_kept = record.flags.contains(FlowFlags::AFFINITY) && change.clear & FlowState::UNASSURED != 0;
         if is_kept && self.state.has(FlowState::UNASSURED) {
             affinity::keep::<F>(F::address(record.client), record.service, record.reference);
         }
-        true
+        if change.set & FlowState::SEEN_REPLY == 0 || self.state.has(FlowState::SEEN_REPLY) {
+            Used::ON
+        } else {
+            self.answer(segment, change)
+        }
+    }
+
+    /// The first answer to the SYN tells about the health of the backend. Of an untranslated flow there is none.
+    #[inline(always)]
+    fn answer(&self, segment: &Segment, change: BitChange) -> u32 {
+        let record = self.record();
+        if record.protocol != TCP || record.reference.generation == 0 {
+            Used::ON
+        } else if change.set & FlowState::RESET != 0 {
+            Used::REFUSED
+        } else if segment.flags & tcp::SYN != 0 {
+            Used::ANSWERED
+        } else {
+            Used::ON
+        }
     }
 
     /// Whether the flow's TCP segments are compared with its streams.

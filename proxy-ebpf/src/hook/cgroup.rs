@@ -149,6 +149,9 @@ impl Socket for Sending<'_> {
 impl<F: Networks + SocketFamily, S: Socket> Client<F> for S {
     type Access = S::Access;
 
+    // One more, as backends may be avoided.
+    const ATTEMPTS: u32 = 4;
+
     #[inline(always)]
     fn is_host(&self) -> bool {
         is_host(self)
@@ -338,7 +341,7 @@ pub fn decide_connect<F: Tables + SocketFamily>(
     port: [u8; 2],
     protocol: u8,
 ) -> Decision<F::Address> {
-    match decide::<F>(address, port, protocol, socket) {
+    match decide::<F, _>(address, port, protocol, socket) {
         Decision::NotOurs if is_undefined_port::<F>(address) => {
             Decision::Refuse(DropReason::UndefinedPort, None)
         }
@@ -367,7 +370,7 @@ fn send<C: Reporting, F: Tables + SocketFamily>(
     {
         return Decision::Backend(Choice::of(backend, reference, descriptor));
     }
-    let verdict = decide::<F>(address, port, UDP, &sending);
+    let verdict = decide::<F, _>(address, port, UDP, &sending);
     match &verdict {
         Decision::Backend(choice) => {
             unconnected::store(ctx, &frontend, &choice.endpoint::<F>(), choice.reference);

@@ -113,6 +113,8 @@ struct AskedPacket<'a, F: Family> {
 impl<F: Flows> Client<F> for AskedPacket<'_, F> {
     type Access = ReadOnly;
 
+    const ATTEMPTS: u32 = <ClientInfo<F> as Client<F>>::ATTEMPTS;
+
     #[inline(always)]
     fn is_host(&self) -> bool {
         self.client.is_host()
@@ -257,7 +259,7 @@ fn packet_decided<F: ScratchSpace + 'static>() -> bool {
         return false;
     };
     let asked = AskedPacket { client: &scratch.client, notes: Notes(&raw mut *answer) };
-    match decide::<F>(scratch.destination, question.port, question.protocol, &asked) {
+    match decide::<F, _>(scratch.destination, question.port, question.protocol, &asked) {
         Decision::Backend(choice) => {
             scratch.choice = choice;
             return true;

@@ -1,23 +1,27 @@
 //! Forwarding of a frame of a known flow at XDP: next hop, both translations at once, send.
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::XdpContext};
-use proxy_ebpf::abi::{Device, DeviceFlags, Direction, FlowDirection, FlowFlags, TupleKind, XdpOutcome};
+use proxy_ebpf::abi::{
+    ConfigFlags, Device, DeviceFlags, Direction, FlowDirection, FlowFlags, FlowState, TupleKind, XdpOutcome,
+    flow_state::tcp,
+};
 
 use crate::{
-    clock,
+    clock, config,
     ct::{
         Flows, Lookup, Next, Scratch, TrackedFlow,
-        established::{may_create, needs_backend, reopens, replaced, undecided},
+        established::{is_unanswered, may_create, needs_backend, reopens, replaced, undecided},
         lookup, snat,
     },
     fib::{
         Routes,
         next_hop::{NextHop, next_hop},
     },
-    lb::networks,
+    lb::{health, networks},
     packet::{
         Packet, Translation,
         frame::{FrameHeader, MacAddresses, rewrite},
+        header::TCP,
     },
 };
 
@@ -48,6 +52,10 @@ fn forward_in<F: Flows + FrameHeader + Routes>(
     let is_original = flow.kind == TupleKind::Original;
     if is_original && reopens(flow, &scratch.packet) && !is_for_node(ctx) {
         return Next::xdp(XdpOutcome::NotForNode);
+    }
+    if is_original && is_unanswered(flow, &scratch.packet) {
+        // tc decides anew.
+        return Next::xdp(XdpOutcome::FlowChanging);
     }
     let next = if is_original { replaced(scratch, flow) } else { None };
     match next {
@@ -99,7 +107,10 @@ fn send<F: Flows + FrameHeader + Routes>(
         // A reply of a removed backend: see `established::refreshed`.
         return Err(XdpOutcome::FlowChanging);
     }
-    if !flow.is_current() || !flow.use_for(direction, &packet.segment(), packet.length) {
+    if tells_health(direction, flow, packet) {
+        return Err(XdpOutcome::FlowChanging);
+    }
+    if !flow.is_current() || !flow.use_silently(direction, &packet.segment(), packet.length) {
         return Err(XdpOutcome::FlowChanging);
     }
     rewrite::<F>(ctx, packet, &translation, hop.mac).ok_or(XdpOutcome::NeedsStack)?;
@@ -113,6 +124,21 @@ fn send<F: Flows + FrameHeader + Routes>(
         (FlowDirection::Original, true) => XdpOutcome::RedirectedToBackend,
         (FlowDirection::Reply, true) => XdpOutcome::RedirectedToClient,
     })
+}
+
+/// Whether a packet is the first answer to a SYN, and tells about the health of its backend. tc notes that: an acceptance while
+/// some backend is suspected, a refusal always.
+#[inline(always)]
+fn tells_health<F: Flows>(
+    direction: FlowDirection,
+    flow: &TrackedFlow<F>,
+    packet: &Packet<F::Address>,
+) -> bool {
+    direction == FlowDirection::Reply
+        && config::flags().contains(ConfigFlags::RECORDS_HEALTH)
+        && packet.protocol == TCP
+        && !flow.state.has(FlowState::SEEN_REPLY)
+        && (packet.flags & tcp::RST != 0 || health::is_current())
 }
 
 /// Whether a frame leaves by another device than its ingress device. Errors: it is not addressed to this node, or the egress device

@@ -1,7 +1,7 @@
 //! Events of packets, from the scratch map.
 
 use aya_ebpf::bindings::__sk_buff;
-use proxy_ebpf::abi::{EventHook, EventKind};
+use proxy_ebpf::abi::{Event, EventHook, EventKind};
 
 use crate::{
     ct::{Next, Scratch},
@@ -36,7 +36,8 @@ pub fn flow<F: Family>(scratch: &Scratch<F>, hook: u32, replaced: u32, device: u
     } else {
         EventKind::NewFlow as u32
     };
-    events::write(What(kind | hook << 8), |event| {
+    let reason = if scratch.unanswered.generation != 0 { u32::from(Event::UNANSWERED) } else { 0 };
+    events::write(What(kind | hook << 8 | reason << 16), |event| {
         tuple(event, scratch, device);
         let choice = &scratch.choice;
         event.set_service(choice.backend.service);

@@ -98,6 +98,8 @@ fn decide<F: Family>(ctx: &TcContext, hook: Hook, slot: u32) -> Next {
         }
         stage::report_flow::<F>(report::at_tc(hook) as u32, slot, report::device(ctx.skb.skb));
         Next(stage::original::<F>(created.value(), hook.0))
+    } else if next.is_flow() {
+        Next(stage::original::<F>(next.value(), hook.0))
     } else if slot != Next::NO_FLOW {
         // No other backend either: the flow ends, as since kube-proxy 1.37 (rule L5). Its address may be another pod's by now.
         let ended = Next(stage::end_flow::<F>(slot));

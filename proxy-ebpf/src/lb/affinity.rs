@@ -8,7 +8,7 @@
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Descriptor, map};
 
-use super::{Access as _, Backends, Client};
+use super::{Access as _, Backends, Client, health};
 use crate::{
     clock::now,
     family::{V4, V6, bytes},
@@ -42,7 +42,7 @@ pub trait AffinityTable: Backends {
     fn find(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64;
 }
 
-/// The stored backend, if its timeout has not expired and it is in `set`, the endpoint set of the client's scope; else generation
+/// The stored backend, if its timeout has not expired, it is not left out, and it is in `set`, the endpoint set of the client's scope; else generation
 /// 0. What a hit changes is up to the client's access.
 #[inline(never)]
 pub fn lookup<F: AffinityTable, C: Client<F>>(
@@ -104,8 +104,8 @@ fn used_entry<F: AffinityTable>(
 
 macro_rules! table {
     ($family:ident, $table:ident, $new:ident, $used:ident, $found:ident) => {
-        table!(@entry $family, $used, used_entry);
-        table!(@entry $family, $found, valid_entry);
+        table!(@entry $family, $used, used_entry, true);
+        table!(@entry $family, $found, valid_entry, false);
 
         impl AffinityTable for $family {
             #[inline(always)]
@@ -131,7 +131,7 @@ macro_rules! table {
             }
         }
     };
-    (@entry $family:ident, $name:ident, $entry:ident) => {
+    (@entry $family:ident, $name:ident, $entry:ident, $writes:expr) => {
         /// With external linkage: verified once, not for each call, with an unknown result. 0 is none.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -143,6 +143,7 @@ macro_rules! table {
             let set = BackendFlags(set as u8);
             $entry::<$family>(&key, seconds, set, true)
                 .or_else(|| $entry::<$family>(&key, seconds, set, false))
+                .filter(|backend| !health::leaves_out::<$family>(*backend, $writes))
                 .map_or(0, BackendRef::to_bits)
         }
     };

@@ -27,6 +27,9 @@ pub trait Backends: Family {
     /// The backend of a reference. Returns `None` if the reference is stale.
     fn backend(reference: BackendRef) -> Option<Backend<Self::Address>>;
 
+    /// As `backend`, also of this node's name server when it is down: which `sock_ops` cannot ask.
+    fn known(reference: BackendRef) -> Option<Backend<Self::Address>>;
+
     /// The service port of a backend. Returns `None` if the reference is stale.
     fn service(reference: BackendRef) -> Option<u32>;
 }
@@ -44,6 +47,19 @@ macro_rules! backends {
                 // The end of this node's name server changes no generation, so its heartbeat is checked here. One branch for both.
                 let is_stale = entry.generation ^ reference.generation;
                 ((is_stale | name_server::is_gone(entry.flags)) == 0).then_some(Backend {
+                    address: $words(entry.address),
+                    port: entry.port,
+                    flags: entry.flags,
+                    service: entry.service,
+                })
+            }
+
+            #[inline(always)]
+            fn known(reference: BackendRef) -> Option<Backend<$address>> {
+                let entry = $table.get_ptr(reference.index)?;
+                // SAFETY: as in `backend`.
+                let entry = unsafe { entry.read_volatile() };
+                (entry.generation == reference.generation).then_some(Backend {
                     address: $words(entry.address),
                     port: entry.port,
                     flags: entry.flags,

@@ -20,6 +20,11 @@ pub trait Client<F: Family> {
     /// What the decision does to the affinity tables.
     type Access: Access;
 
+    /// Limit of attempts if the frontend or backend is replaced meanwhile: a frontend, if its element changes in the few nanoseconds
+    /// between two reads; a backend, if its slot becomes stale between the flip of the frontend and the read of the slot. Loops are
+    /// expensive to verify, so there is one for all cases.
+    const ATTEMPTS: u32;
+
     /// Whether the client is in the host netns.
     fn is_host(&self) -> bool;
 
@@ -66,7 +71,7 @@ pub struct ClientInfo<F: Family> {
     pub is_on_node: u32,
     /// The packet entered through a pod device of this node.
     pub is_in_pod: u32,
-    /// The packet is of a connected UDP socket whose backend was removed.
+    /// The packet is of a connected UDP socket whose backend was removed, or the SYN of a TCP socket whose backend did not answer.
     pub is_resteered: u32,
     /// The packet is of a connected UDP socket that was translated at connect, and whose backend is alive.
     pub is_translated_at_socket: u32,
@@ -137,6 +142,9 @@ impl<F: Networks> ClientInfo<F> {
 
 impl<F: Networks> Client<F> for ClientInfo<F> {
     type Access = Live;
+
+    // This node's name server, and two for the others: nothing is avoided.
+    const ATTEMPTS: u32 = 3;
 
     #[inline(always)]
     fn is_host(&self) -> bool {

@@ -1,11 +1,11 @@
 //! The decision: frontend, traffic policy, affinity, backend. One implementation for both families and all hooks.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
 use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint};
 
 use super::{
     Access as _, Backend, Client, Scope, Tables, affinity,
     frontend::{self, FrontendLookup},
+    health,
 };
 use crate::family::{Family, bytes};
 
@@ -46,20 +46,15 @@ impl<A: Copy> Choice<A> {
     }
 }
 
-/// Limit of attempts if the frontend or backend is replaced meanwhile: a frontend, if its element changes in the few nanoseconds
-/// between two reads; a backend, if its slot becomes stale between the flip of the frontend and the read of the slot. Loops are
-/// expensive to verify, so there is one for all cases.
-const ATTEMPTS: u32 = 4;
-
 /// Decides for a new flow.
 #[inline(always)]
-pub fn decide<F: Tables>(
+pub fn decide<F: Tables, C: Client<F>>(
     address: F::Address,
     port: [u8; 2],
     protocol: u8,
-    client: &impl Client<F>,
+    client: &C,
 ) -> Decision<F::Address> {
-    for attempt in 1..=ATTEMPTS {
+    for attempt in 1..=C::ATTEMPTS {
         let descriptor = match frontend::current::<F>(address, port, protocol, client) {
             FrontendLookup::Descriptor(descriptor) => descriptor,
             FrontendLookup::NotFound => return Decision::NotOurs,
@@ -72,9 +67,9 @@ pub fn decide<F: Tables>(
             return Decision::Refuse(reason, Some(descriptor.service));
         }
         match choose::<F, _>(descriptor, scope, &slots, client) {
-            Some(choice) if attempt < ATTEMPTS && client.avoids(&choice.endpoint::<F>()) => {}
+            Some(choice) if attempt < C::ATTEMPTS && client.avoids(&choice.endpoint::<F>()) => {}
             Some(choice) => return Decision::Backend(choice),
-            None if attempt < ATTEMPTS => {}
+            None if attempt < C::ATTEMPTS => {}
             // The reason is that of the last attempt: a variable that lives across attempts would multiply the states that the
             // verifier follows.
             None => return Decision::Refuse(DropReason::BackendChurn, None),
@@ -185,7 +180,7 @@ fn choose<F: Tables, C: Client<F>>(
     client: &C,
 ) -> Option<Choice<F::Address>> {
     if descriptor.affinity_seconds == 0 {
-        return random::<F>(descriptor, slots);
+        return random::<F, C>(descriptor, slots);
     }
     let reference = affinity::lookup::<F, _>(client, descriptor, scope.set(descriptor));
     client.remembers(reference);
@@ -194,20 +189,19 @@ fn choose<F: Tables, C: Client<F>>(
     {
         return Some(Choice::of(backend, reference, descriptor));
     }
-    let choice = random::<F>(descriptor, slots)?;
+    let choice = random::<F, C>(descriptor, slots)?;
     if C::Access::WRITES {
         affinity::store::<F, _>(client, descriptor.service, choice.reference);
     }
     Some(choice)
 }
 
-/// A uniformly random backend (rule K1).
+/// A uniformly random backend (rule K1), of those that are not left out.
 #[inline(always)]
-fn random<F: Tables>(descriptor: &Descriptor, slots: &Slots) -> Option<Choice<F::Address>> {
-    // SAFETY: takes no argument and has no precondition.
-    let random = unsafe { bpf_get_prandom_u32() };
-    // Multiplication instead of a remainder: no zero check, and as uniform.
-    let at = ((u64::from(random) * u64::from(slots.count)) >> 32) as u32;
-    let reference = frontend::slot(slots.first.wrapping_add(at))?;
+fn random<F: Tables, C: Client<F>>(descriptor: &Descriptor, slots: &Slots) -> Option<Choice<F::Address>> {
+    let reference = health::draw::<F>(slots.first, slots.count, C::Access::WRITES);
+    if reference.generation == 0 {
+        return None;
+    }
     Some(Choice::of(F::backend(reference)?, reference, descriptor))
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::btf_map,
     programs::SockAddrContext,
 };
-use proxy_ebpf::abi::{BackendRef, Endpoint, SocketPair};
+use proxy_ebpf::abi::{BackendRef, Endpoint, SocketPair, Steering, TcpSocket};
 
 use super::{context, tcp};
 use crate::packet::header::UDP;
@@ -92,11 +92,29 @@ pub fn of_sender(socket: *mut bpf_sock, protocol: u8) -> Option<&'static SocketP
             return None;
         }
         if protocol != UDP
-            && let Some(pair) = tcp::of_sender(full.cast())
+            && let Some(stored) = tcp::of_sender(full.cast()).as_ref()
         {
-            return Some(pair);
+            return Some(&stored.pair);
         }
         let map = (&raw const SOCKETS).cast_mut().cast();
         bpf_sk_storage_get(map, full.cast(), core::ptr::null_mut(), 0).cast::<SocketPair>().as_ref()
+    }
+}
+
+/// The state of the TCP socket that sent a packet, if its SYN was not answered in time. `socket` is null or valid.
+#[inline(always)]
+pub fn unanswered(socket: *mut bpf_sock) -> Option<*mut TcpSocket> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: as in `of_sender`. A word that the socket's own program writes; volatile for that.
+    unsafe {
+        let full = bpf_sk_fullsock(socket);
+        if full.is_null() {
+            return None;
+        }
+        let stored = tcp::of_sender(full.cast());
+        (!stored.is_null() && (&raw const (*stored).steering).read_volatile() != Steering::NONE)
+            .then_some(stored)
     }
 }

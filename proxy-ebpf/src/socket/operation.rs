@@ -163,13 +163,16 @@ pub fn socket(ctx: &SockOpsContext) -> Option<LockedSocket> {
     (!socket.is_null()).then_some(LockedSocket(socket))
 }
 
-/// Requests `BPF_SOCK_OPS_STATE_CB` for this socket, beside what other programs request.
+/// Requests `BPF_SOCK_OPS_STATE_CB` for this socket, and `BPF_SOCK_OPS_RTO_CB` with `timeouts`, beside what other programs request.
+/// Timeouts of a connection that is open need not run the program, so they are requested until then.
 #[inline(always)]
-pub fn watch_state(ctx: &SockOpsContext) {
+pub fn watch(ctx: &SockOpsContext, timeouts: bool) {
     const STATE: u32 = aya_ebpf::bindings::BPF_SOCK_OPS_STATE_CB_FLAG;
+    const TIMEOUTS: u32 = aya_ebpf::bindings::BPF_SOCK_OPS_RTO_CB_FLAG;
     let flags = read(ctx, offset_of!(bpf_sock_ops, bpf_sock_ops_cb_flags));
+    let wanted = if timeouts { flags | STATE | TIMEOUTS } else { flags & !TIMEOUTS | STATE };
     // SAFETY: the hook's own context is what the helper takes.
-    unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, (flags | STATE) as i32) };
+    unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, wanted as i32) };
 }
 
 /// Segments sent again.

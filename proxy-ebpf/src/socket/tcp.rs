@@ -44,18 +44,17 @@ pub fn get(socket: LockedSocket) -> Option<&'static mut TcpSocket> {
     }
 }
 
-/// The translation of a full socket that sent a packet.
+/// The state of a full socket that sent a packet, null if it was never translated. Other programs write it meanwhile.
 ///
 /// # Safety
 ///
 /// `socket` is valid, and lives as long as the packet.
 #[inline(always)]
-pub unsafe fn of_sender(socket: *mut core::ffi::c_void) -> Option<&'static SocketPair> {
+pub unsafe fn of_sender(socket: *mut core::ffi::c_void) -> *mut TcpSocket {
     // SAFETY: the caller's.
     unsafe {
         let map = (&raw const TCP_SOCKETS).cast_mut().cast();
-        let stored = bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0).cast::<TcpSocket>().as_ref();
-        stored.map(|stored| &stored.pair)
+        bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0).cast()
     }
 }
 

@@ -233,6 +233,8 @@ fn row_in(event: &FlowEvent, zone: &TimeZone) -> String {
     let tone = match verdict {
         Verdict::Forwarded => Tone::Good,
         Verdict::Refused | Verdict::Failed => Tone::Bad,
+        Verdict::Suspected => Tone::Bad,
+        Verdict::Restored => Tone::Good,
         Verdict::Evicted => Tone::Plain,
     };
     let verdict = output::coloured(&format!("{:<VERDICT$}", verdict.name()), tone);

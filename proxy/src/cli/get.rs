@@ -162,6 +162,10 @@ fn backends_of(source: Source<'_>) -> Result<Listing<BackendRow>> {
     let Source { maps, labels, selection, .. } = source;
     let connections = |family, reference| maps.backend_connections(family, reference);
     let mut rows = backends::read(maps, labels, selection, source.name_server_is_up(), connections)?;
+    for row in &mut rows {
+        let (family, reference) = row.reference();
+        row.set_health(maps.backend_health(family, reference)?);
+    }
     let endpoints = source.details.endpoints();
     rows.iter_mut().for_each(|row| row.set_details(&endpoints));
     Ok(Listing { rows, footer: Footer::Empty })

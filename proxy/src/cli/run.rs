@@ -17,7 +17,7 @@ use super::{
     table_args::TableArgs,
 };
 use crate::{
-    config::{Config, KernelSeries, Pages, SocketLb, Switch},
+    config::{Config, KernelSeries, Pages, PassiveHealth, SocketLb, Switch},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
     memory,
@@ -43,6 +43,9 @@ pub struct Args {
     /// more and does not answer, or another pod has the address. Off: they hang until the kernel gives them up
     #[arg(long, value_enum, default_value = "on", value_name = "SWITCH")]
     reset_stale_connections: Switch,
+    /// The use of what this node's TCP connections find out about backends
+    #[arg(long, value_enum, default_value = "on", value_name = "HOW")]
+    passive_health: PassiveHealth,
     #[command(flatten)]
     devices: DeviceArgs,
     /// Run the cluster DNS server [default: if another DNS flag is given]
@@ -102,6 +105,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         run_dir,
         socket_lb,
         reset_stale_connections,
+        passive_health,
         devices,
         dns,
         no_dns,
@@ -139,6 +143,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         bpffs: pins.bpffs,
         socket_lb,
         reset_stale_connections,
+        passive_health,
         devices: devices.config(),
         takeover,
         abi_version,

@@ -4,6 +4,7 @@ mod batch;
 mod connections;
 mod fill;
 mod flows;
+mod health;
 mod inspect;
 mod kernel_maps;
 mod mmap_array;

@@ -19,6 +19,8 @@ pub enum MapGroup {
     Flows,
     /// Counters of connections, by the indices of backends and service ports. Programs of two sets of tables can count in one.
     Connections,
+    /// By the indices of backends. What is lost is found out anew.
+    Health,
 }
 
 /// The size of a map at the next load.
@@ -42,6 +44,7 @@ pub fn group(spec: &MapSpec) -> Option<MapGroup> {
         map::SERVICE_CONNECTIONS | map::BACKEND_CONNECTIONS_V4 | map::BACKEND_CONNECTIONS_V6 => {
             Some(MapGroup::Connections)
         }
+        map::BACKEND_HEALTH => Some(MapGroup::Health),
         map::FRONTENDS_V4
         | map::FRONTENDS_V6
         | map::FRONTEND_STATE
@@ -79,6 +82,8 @@ fn wanted(spec: &MapSpec, sizes: &TableSizes) -> Option<u32> {
         map::BACKENDS_V4 | map::BACKENDS_V6 | map::BACKEND_CONNECTIONS_V4 | map::BACKEND_CONNECTIONS_V6 => {
             backends
         }
+        // Of both families.
+        map::BACKEND_HEALTH => backends.map(|backends| backends.saturating_mul(2)),
         map::SERVICES | map::SERVICE_STATS | map::SERVICE_CONNECTIONS => service_ports,
         map::SOURCE_RANGES_V4 | map::SOURCE_RANGES_V6 => source_ranges,
         _ => None,
@@ -108,8 +113,8 @@ pub fn plan(present: &[(&'static MapSpec, Option<u32>)], sizes: &TableSizes) -> 
         };
         of(group).any(is_small)
     };
-    let replaced =
-        [MapGroup::Derived, MapGroup::Flows, MapGroup::Connections].map(|group| (group, is_replaced(group)));
+    let replaced = [MapGroup::Derived, MapGroup::Flows, MapGroup::Connections, MapGroup::Health]
+        .map(|group| (group, is_replaced(group)));
     let size = |(spec, entries): &(&'static MapSpec, Option<u32>)| {
         let is_replaced = replaced.iter().any(|(group_of, is)| *is && group(spec) == Some(*group_of));
         // A version that had no counters may have left larger tables than the default.

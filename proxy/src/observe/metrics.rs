@@ -38,8 +38,22 @@ pub struct KernelCounters {
     pub services: Vec<(ServicePortKey, ServiceStats)>,
     pub connections: Vec<(ServicePortKey, ServiceConnections)>,
     pub backends: Vec<BackendSeries>,
+    pub health: HealthCounters,
     /// Of the tables that the programs write.
     pub fill: Vec<Fill>,
+}
+
+/// Passive health of backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthCounters {
+    /// Backends that are suspected now, by fault.
+    pub suspected: Vec<(&'static str, u64)>,
+    /// Suspicions that began, by fault.
+    pub suspicions: Vec<(&'static str, u64)>,
+    /// Suspicions that an answer ended.
+    pub restored: u64,
+    /// Connections that went on at another backend.
+    pub resteered: u64,
 }
 
 pub struct Metrics {
@@ -191,7 +205,8 @@ fn described(
         Described { kind, ..one }
     }));
     let kernel = KernelFamilies::new()?;
-    registered.extend(kernel.all().into_iter().flat_map(|family| Described::all(family, "counter")));
+    registered.extend(kernel.counters().into_iter().flat_map(|family| Described::all(family, "counter")));
+    registered.extend(Described::all(&kernel.health.suspected, "gauge"));
     registered.extend(connections::described());
     registered.sort();
     Ok(registered)
@@ -357,7 +372,8 @@ pub fn family_label(family: IpFamily) -> &'static str {
 /// The kernel's counters as metric families for one response.
 fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let families = KernelFamilies::new()?;
-    let KernelFamilies { refusals, xdp, connections, refused } = &families;
+    let KernelFamilies { refusals, xdp, connections, refused, health } = &families;
+    health.set(&kernel.health);
     for (reason, count) in &kernel.refusals {
         refusals.with_label_values(&[reason]).inc_by(*count);
     }
@@ -370,7 +386,8 @@ fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometh
         connections.with_label_values(&values).inc_by(stats.translated);
         refused.with_label_values(&values).inc_by(stats.refused);
     }
-    Ok(families.all().into_iter().flat_map(Collector::collect).collect())
+    let counters = families.counters().into_iter().flat_map(Collector::collect);
+    Ok(counters.chain(families.health.suspected.collect()).collect())
 }
 
 struct KernelFamilies {
@@ -378,6 +395,7 @@ struct KernelFamilies {
     xdp: IntCounterVec,
     connections: IntCounterVec,
     refused: IntCounterVec,
+    health: HealthFamilies,
 }
 
 impl KernelFamilies {
@@ -405,11 +423,58 @@ impl KernelFamilies {
                 "Connections and datagram flows refused.",
                 &service,
             )?,
+            health: HealthFamilies::new()?,
         })
     }
 
-    fn all(&self) -> [&IntCounterVec; 4] {
-        [&self.refusals, &self.xdp, &self.connections, &self.refused]
+    fn counters(&self) -> [&dyn Collector; 7] {
+        let HealthFamilies { suspicions, restored, resteered, .. } = &self.health;
+        [&self.refusals, &self.xdp, &self.connections, &self.refused, suspicions, restored, resteered]
+    }
+}
+
+struct HealthFamilies {
+    suspected: IntGaugeVec,
+    suspicions: IntCounterVec,
+    restored: IntCounter,
+    resteered: IntCounter,
+}
+
+impl HealthFamilies {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            suspected: IntGaugeVec::new(
+                Opts::new(
+                    "portreeve_backends_suspected",
+                    "Backends that are left out of new connections, or on trial, by the fault that connections have found.",
+                ),
+                &["reason"],
+            )?,
+            suspicions: IntCounterVec::new(
+                Opts::new("portreeve_backend_suspicions_total", "Suspicions of backends, by fault."),
+                &["reason"],
+            )?,
+            restored: IntCounter::new(
+                "portreeve_backends_restored_total",
+                "Suspicions of backends that an answer has ended.",
+            )?,
+            resteered: IntCounter::new(
+                "portreeve_connects_resteered_total",
+                "Connections whose SYN was not answered, and that went on at another backend.",
+            )?,
+        })
+    }
+
+    fn set(&self, counters: &HealthCounters) {
+        let HealthCounters { suspected, suspicions, restored, resteered } = counters;
+        for (fault, count) in suspected {
+            self.suspected.with_label_values(&[fault]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        for (fault, count) in suspicions {
+            self.suspicions.with_label_values(&[fault]).inc_by(*count);
+        }
+        self.restored.inc_by(*restored);
+        self.resteered.inc_by(*resteered);
     }
 }
 
@@ -434,7 +499,7 @@ pub struct Described {
 }
 
 impl Described {
-    fn all(metric: &impl Collector, kind: &'static str) -> impl Iterator<Item = Self> {
+    fn all(metric: &(impl Collector + ?Sized), kind: &'static str) -> impl Iterator<Item = Self> {
         metric.desc().into_iter().map(move |desc| Self {
             name: desc.fq_name.clone(),
             kind,
@@ -569,6 +634,12 @@ mod tests {
                 address: "10.244.1.4:8080".parse().unwrap(),
                 connections: of_backend,
             }],
+            health: HealthCounters {
+                suspected: vec![("silent", 2)],
+                suspicions: vec![("refused", 3)],
+                restored: 4,
+                resteered: 5,
+            },
             fill: vec![Fill { map: "FLOWS_V4", used: 2, capacity: 8 }],
         };
         let text = String::from_utf8(metrics.render(&kernel).unwrap()).unwrap();
@@ -578,6 +649,10 @@ mod tests {
             r#"portreeve_table_entries{table="SLOTS"} 7"#,
             r#"portreeve_table_entries{table="FLOWS_V4"} 2"#,
             r#"portreeve_refusals_total{reason="no_endpoint"} 5"#,
+            r#"portreeve_backends_suspected{reason="silent"} 2"#,
+            r#"portreeve_backend_suspicions_total{reason="refused"} 3"#,
+            r#"portreeve_backends_restored_total 4"#,
+            r#"portreeve_connects_resteered_total 5"#,
             r#"portreeve_xdp_packets_total{outcome="sent_to_backend"} 4"#,
             r#"portreeve_service_connections_total{namespace="shop",port="http",service="web"} 9"#,
             r#"portreeve_service_refusals_total{namespace="shop",port="http",service="web"} 1"#,

@@ -389,6 +389,16 @@ impl Cluster {
         self.fabric.netlink()?.mtu(OUTSIDE, bytes).await
     }
 
+    /// Cuts the link of a node, as if it had lost power.
+    pub async fn cut(&self, index: usize) -> Result<()> {
+        self.fabric.netlink()?.down(&self.node_at(index)?.name).await
+    }
+
+    /// Restores the link of a node.
+    pub async fn restore(&self, index: usize) -> Result<()> {
+        self.fabric.netlink()?.up(&self.node_at(index)?.name).await
+    }
+
     /// Adds routes to a node on the router for these addresses, as load balancers do.
     pub async fn route_to_node(
         &self,

@@ -3,6 +3,7 @@
 //! Works without an agent, too. Nothing is written: see `datapath::Explainer`.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     thread,
@@ -97,7 +98,7 @@ pub struct SlotsPart {
 #[derive(Debug, Serialize)]
 pub struct ExcludedPart {
     pub endpoint: SocketAddr,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -384,7 +385,8 @@ impl LiveNode {
             chosen,
             excluded: excluded
                 .into_iter()
-                .map(|(endpoint, why)| ExcludedPart { endpoint, reason: why.words() })
+                .map(|(endpoint, why)| ExcludedPart { endpoint, reason: why.words().into() })
+                .chain(self.suspected(frontend.as_ref())?)
                 .collect(),
             masqueraded: (is_routed && is_masqueraded).then(|| MasqueradePart {
                 reason: masquerade_reason(packet, frontend.as_ref()),
@@ -418,6 +420,22 @@ impl LiveNode {
         let Some(seconds) = frontend.affinity else { return Ok(None) };
         let backend = self.remembered(answer)?;
         Ok(Some(AffinityPart { seconds: seconds.get(), backend }))
+    }
+
+    /// The suspected backends of the view: no others are left out of it.
+    fn suspected(&self, frontend: Option<&LiveFrontend>) -> Result<Vec<ExcludedPart>> {
+        let Some(frontend) = frontend else { return Ok(Vec::new()) };
+        let (family, references) = frontend.references(&self.maps)?;
+        let mut found = Vec::new();
+        for reference in references {
+            if let Some(suspicion) = self.maps.backend_health(family, reference)?
+                && let Some(backend) = backend(&self.maps, family, reference)?
+            {
+                let reason = format!("suspected: {}", suspicion.words()).into();
+                found.push(ExcludedPart { endpoint: backend.address, reason });
+            }
+        }
+        Ok(found)
     }
 
     fn remembered(&self, answer: &Answer) -> Result<Option<SocketAddr>> {

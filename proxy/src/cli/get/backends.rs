@@ -3,19 +3,21 @@
 //! ```text
 //! {"backends": [{"service": "shop/web", "port_name": "http", "address": "10.244.1.4:8080", "protocol": "TCP",
 //!                "state": "ready|terminating|unused|down", "sets": ["cluster", "local"], "index": 17, "generation": 3,
-//!                "tcp": {"opened": 12, ..}, "pod": "shop/web-0", "node": "node-1", "zone": "a"}]}
+//!                "health": {"fault": "silent", "milliseconds": 12100, "left_out_milliseconds": 1400}, "tcp": {"opened": 12, ..}, "pod": "shop/web-0", "node": "node-1", "zone": "a"}]}
 //! ```
 //!
 //! `unused` is ready, but no frontend selects it: it keeps its flows and gets no new ones. A terminating backend is in a
 //! set only while no ready backend exists. `down` is this node's name server without a heartbeat: no client gets it. Slots
 //! and affinity entries refer to a backend by `index` and `generation`. `pod`, `node` and `zone` are known to a running
-//! agent, the pods of other nodes to none; null if unknown. `tcp` has the connections of sockets, see `connection_counts`; null if
+//! agent, the pods of other nodes to none; null if unknown. `health` is null unless
+//! connections of this node have found a fault of the backend; left out for 0: the next one tries it. `tcp` has the connections of sockets, see `connection_counts`; null if
 //! the port is not one of TCP.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use proxy_ebpf::abi::{BackendConnections, BackendFlags, BackendRef};
@@ -29,7 +31,10 @@ use super::{
 };
 use crate::{
     cli::output::Tone,
-    model::address::{IpFamily, Protocol},
+    model::{
+        address::{IpFamily, Protocol},
+        health::Suspicion,
+    },
     observe::objects::EndpointDetails,
     reconcile::{BackendEntry, LbMaps, MapError},
 };
@@ -44,10 +49,31 @@ pub struct BackendRow {
     sets: Vec<Cow<'static, str>>,
     index: u32,
     generation: u32,
+    #[serde(default)]
+    health: Option<HealthPart>,
     tcp: Option<ConnectionCounts>,
     pod: Option<String>,
     node: Option<String>,
     zone: Option<String>,
+}
+
+/// The suspicion of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct HealthPart {
+    fault: Cow<'static, str>,
+    /// Since the first fault.
+    milliseconds: u64,
+    left_out_milliseconds: u64,
+}
+
+impl HealthPart {
+    fn text(&self) -> String {
+        let seconds = self.milliseconds / 1000;
+        match self.left_out_milliseconds {
+            0 => format!("{} {seconds}s, on trial", self.fault),
+            out => format!("{} {seconds}s, out {:.1}s", self.fault, out as f64 / 1000.0),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +134,23 @@ impl BackendRow {
         let tcp = (known == Some(Protocol::Tcp)).then(|| ConnectionCounts::of_backend(counts));
         let protocol = known.map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
         let (pod, node, zone) = (None, None, None);
-        Self { service, address, protocol, state, sets, index, generation, tcp, pod, node, zone }
+        let health = None;
+        Self { service, address, protocol, state, sets, index, generation, health, tcp, pod, node, zone }
+    }
+
+    pub fn reference(&self) -> (IpFamily, BackendRef) {
+        let reference = BackendRef { index: self.index, generation: self.generation };
+        (IpFamily::of(self.address.ip()), reference)
+    }
+
+    /// Sets the suspicion, if there is one.
+    pub fn set_health(&mut self, suspicion: Option<Suspicion>) {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.health = suspicion.map(|Suspicion { fault, age, left_out }| HealthPart {
+            fault: fault.name().into(),
+            milliseconds: milliseconds(age),
+            left_out_milliseconds: milliseconds(left_out),
+        });
     }
 
     /// Sets pod, node and zone, if an agent tells them.
@@ -153,7 +195,7 @@ impl Row for BackendRow {
 
     fn header(is_wide: bool) -> Vec<&'static str> {
         let mut header =
-            vec!["SERVICE", "ADDRESS", "PROTOCOL", "READY", "STATE", "SETS", "POD", "NODE", "ZONE"];
+            vec!["SERVICE", "ADDRESS", "PROTOCOL", "READY", "STATE", "HEALTH", "SETS", "POD", "NODE", "ZONE"];
         if is_wide {
             header.extend(ConnectionCounts::HEADER);
             header.extend(["INDEX", "GENERATION"]);
@@ -165,7 +207,8 @@ impl Row for BackendRow {
         let sets = if self.sets.is_empty() { "-".to_owned() } else { self.sets.join(",") };
         let mut cells = vec![self.service.text(), self.address.to_string(), self.protocol.clone()];
         let is_ready = matches!(self.state, State::Ready | State::Unused);
-        cells.extend([is_ready.to_string(), self.state.text().to_owned(), sets]);
+        let health = self.health.as_ref().map_or_else(|| "-".to_owned(), HealthPart::text);
+        cells.extend([is_ready.to_string(), self.state.text().to_owned(), health, sets]);
         let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         cells.extend([&self.pod, &self.node, &self.zone].map(known));
         if is_wide {
@@ -180,11 +223,15 @@ impl Row for BackendRow {
         match (header, self.state) {
             ("READY" | "STATE", State::Ready) => Tone::Good,
             ("READY" | "STATE", State::Down | State::Terminating) => Tone::Bad,
+            ("HEALTH", _) if self.health.is_some() => Tone::Bad,
             _ => Tone::Plain,
         }
     }
 
     fn is_unchanged(&self, earlier: &Self) -> bool {
-        self == earlier
+        let fault = |row: &Self| row.health.as_ref().map(|health| health.fault.clone());
+        // Times change all the time.
+        fault(self) == fault(earlier)
+            && Self { health: None, ..self.clone() } == Self { health: None, ..earlier.clone() }
     }
 }

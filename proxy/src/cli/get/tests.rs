@@ -319,10 +319,10 @@ fn an_agent_adds_ages_pods_and_nodes() {
     let mut rows = backends::read(maps, &labels, &Selection::default(), true, connections).unwrap();
     rows.iter_mut().for_each(|row| row.set_details(&endpoints));
     expect![[r#"
-        SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD         NODE    ZONE
-        shop/web:http  10.244.1.4:8080  TCP       true   ready        cluster,local  shop/web-0  node-1  a
-        shop/web:http  10.244.2.4:8080  TCP       true   ready        cluster        -           node-1  a
-        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -              -           -       -
+        SERVICE        ADDRESS          PROTOCOL  READY  STATE        HEALTH  SETS           POD         NODE    ZONE
+        shop/web:http  10.244.1.4:8080  TCP       true   ready        -       cluster,local  shop/web-0  node-1  a
+        shop/web:http  10.244.2.4:8080  TCP       true   ready        -       cluster        -           node-1  a
+        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -       -              -           -       -
     "#]]
     .assert_eq(&text(Format::Table, rows));
 }
@@ -341,10 +341,10 @@ fn backends_with_state_and_sets() {
     let rows =
         || backends::read(reconciler.maps(), &labels, &Selection::default(), true, connections).unwrap();
     expect![[r#"
-        SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD  NODE  ZONE  OPENED  OPEN  FAILED  RTT     INDEX  GENERATION
-        shop/web:http  10.244.1.4:8080  TCP       true   ready        cluster,local  -    -     -     6       2     0       0.18ms  0      1
-        shop/web:http  10.244.2.4:8080  TCP       true   ready        cluster        -    -     -     6       2     0       0.18ms  1      1
-        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -              -    -     -     6       2     0       0.18ms  2      1
+        SERVICE        ADDRESS          PROTOCOL  READY  STATE        HEALTH  SETS           POD  NODE  ZONE  OPENED  OPEN  FAILED  RTT     INDEX  GENERATION
+        shop/web:http  10.244.1.4:8080  TCP       true   ready        -       cluster,local  -    -     -     6       2     0       0.18ms  0      1
+        shop/web:http  10.244.2.4:8080  TCP       true   ready        -       cluster        -    -     -     6       2     0       0.18ms  1      1
+        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -       -              -    -     -     6       2     0       0.18ms  2      1
     "#]]
     .assert_eq(&text(Format::Wide, rows()));
     expect![[r#"
@@ -359,6 +359,7 @@ fn backends_with_state_and_sets() {
               "sets": [],
               "index": 2,
               "generation": 1,
+              "health": null,
               "tcp": {
                 "opened": 6,
                 "open": 2,

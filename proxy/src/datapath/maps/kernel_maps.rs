@@ -22,6 +22,7 @@ use proxy_ebpf::abi::{
 use super::{
     batch::{BatchMap, Stopped},
     connections::Connections,
+    health::Health,
     mmap_array::{Access, MmapArray},
     networks::{NetworkKey, PodRanges, ServiceNetworks, SourceRanges, network_key},
     open::{
@@ -32,6 +33,7 @@ use crate::{
     model::{
         address::{IpFamily, PerFamily},
         frontend::FrontendKey,
+        health::Suspicion,
     },
     reconcile::{
         BackendEntry, BatchError, Capacity, Extent, LbMaps, MapError, frontend_key, one_by_one, wire_address,
@@ -45,6 +47,7 @@ pub struct KernelMaps {
     services: HashMap<MapData, u32, ServiceName>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
     connections: Connections,
+    health: Health,
     drops: PerCpuArray<MapData, u64>,
     xdp: PerCpuArray<MapData, u64>,
     affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
@@ -127,6 +130,7 @@ impl KernelMaps {
             services,
             service_stats,
             connections: Connections::open(dir, access)?,
+            health: Health::open(dir)?,
             drops: per_cpu(dir, map::DROPS)?,
             xdp: per_cpu(dir, map::XDP_OUTCOMES)?,
             affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
@@ -211,6 +215,25 @@ impl KernelMaps {
         reference: BackendRef,
     ) -> Result<BackendConnections, MapError> {
         self.connections.of_backend(family, reference)
+    }
+
+    /// The suspicion of a backend, if connections have found a fault of it.
+    pub fn backend_health(
+        &self,
+        family: IpFamily,
+        reference: BackendRef,
+    ) -> Result<Option<Suspicion>, MapError> {
+        self.health.of_backend(family, reference)
+    }
+
+    /// Whether some backend may be suspected now.
+    pub fn is_any_suspected(&self) -> Result<bool, MapError> {
+        self.health.is_current()
+    }
+
+    /// The number of changes of backends' health, by the index in `HealthChange`.
+    pub fn health_changes(&self, at: u32) -> Result<u64, MapError> {
+        self.health.changes(at)
     }
 
     /// The drop counter of a reason.
@@ -473,6 +496,7 @@ impl LbMaps for KernelMaps {
         self.backends_v4.release();
         self.backends_v6.release();
         self.connections.release();
+        self.health.release();
     }
 }
 

@@ -12,8 +12,8 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use proxy_ebpf::abi::{
-    BackendV4, BackendV6, Flow, FlowCounters, FlowDirection, FlowState, MAPS, MASQUERADE_DONE, ServiceName,
-    ServiceStats, flow_state, map,
+    BackendV4, BackendV6, Flow, FlowCounters, FlowDirection, FlowState, MAPS, MASQUERADE_DONE, MapSpec,
+    ServiceName, ServiceStats, flow_state, map,
 };
 
 use super::{
@@ -54,7 +54,8 @@ pub fn copy_outgrown(pins: &Pins) -> Result<(), OutgrownError> {
     if is_there(&from, map::SERVICES) {
         copy_services(&from, &to)?;
     }
-    for spec in MAPS.iter().filter(|spec| group(spec) == Some(MapGroup::Derived)) {
+    let is_done = |spec: &&MapSpec| matches!(group(spec), Some(MapGroup::Derived | MapGroup::Health));
+    for spec in MAPS.iter().filter(is_done) {
         pins.drop_outgrown(spec)?;
     }
     if are_connections_outgrown(&from) {

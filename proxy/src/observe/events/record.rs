@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use proxy_ebpf::abi::{ConnectFailure, DropReason, Endpoint, Event, EventHook, EventKind};
+use proxy_ebpf::abi::{ConnectFailure, DropReason, Endpoint, Event, EventHook, EventKind, HealthFault};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{address::Protocol, reason::describe, service::ServicePortKey};
@@ -82,6 +82,10 @@ pub enum Verdict {
     Failed,
     /// The flow ended to make room.
     Evicted,
+    /// Of a backend: connections found a fault of it.
+    Suspected,
+    /// Of a backend: it answers again.
+    Restored,
 }
 
 impl Verdict {
@@ -91,6 +95,8 @@ impl Verdict {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Evicted => "evicted",
+            Self::Suspected => "suspected",
+            Self::Restored => "restored",
         }
     }
 
@@ -100,6 +106,8 @@ impl Verdict {
             EventKind::Refused => Self::Refused,
             EventKind::Evicted => Self::Evicted,
             EventKind::ConnectFailed => Self::Failed,
+            EventKind::Suspected => Self::Suspected,
+            EventKind::Restored => Self::Restored,
         }
     }
 }
@@ -218,10 +226,13 @@ fn command(event: &Event) -> String {
 /// The identifier of a reason, and its words.
 fn reason(kind: EventKind, number: u8) -> (Option<String>, Option<String>) {
     let (name, words) = match kind {
-        EventKind::NewFlow => return (None, None),
+        EventKind::NewFlow | EventKind::Restored => return (None, None),
         EventKind::Refused => {
             let reason = DropReason::of(number);
             (reason.name(), describe(reason).1)
+        }
+        EventKind::Switched | EventKind::Resteered if number == Event::UNANSWERED => {
+            ("unanswered", "the backend did not answer the SYN, and the connection goes on at another one")
         }
         EventKind::Switched => {
             ("backend_removed", "the flow's backend was removed, and it has another one now")
@@ -240,6 +251,10 @@ fn reason(kind: EventKind, number: u8) -> (Option<String>, Option<String>) {
             };
             (failure.name(), failure_words(failure))
         }
+        EventKind::Suspected => match HealthFault::of(number) {
+            Some(fault) => (fault.name(), fault_words(fault)),
+            None => return (None, None),
+        },
     };
     (Some(name.to_owned()), Some(words.to_owned()))
 }
@@ -254,11 +269,26 @@ fn failure_words(failure: ConnectFailure) -> &'static str {
     }
 }
 
+fn fault_words(fault: HealthFault) -> &'static str {
+    match fault {
+        HealthFault::Silent => "the backend did not answer a SYN, and is left out while others are sound",
+        HealthFault::Refused => "the backend refused a connection, and is left out while others are sound",
+        HealthFault::Unreachable => {
+            "there is no way to the backend, which is left out while others are sound"
+        }
+        HealthFault::Reset => {
+            "the backend reset a connection before its first byte, and is left out while others are sound"
+        }
+    }
+}
+
 /// Every reason that an event can have.
 pub fn reasons() -> Vec<&'static str> {
     let refusals = DropReason::ALL.into_iter().map(DropReason::name);
     let failures = ConnectFailure::ALL.into_iter().map(ConnectFailure::name);
-    refusals.chain(failures).chain(["backend_removed", "room_for_another"]).collect()
+    // The other faults have the names of failures.
+    let others = ["backend_removed", "room_for_another", "unanswered", HealthFault::Silent.name()];
+    refusals.chain(failures).chain(others).collect()
 }
 
 #[cfg(test)]

@@ -4,14 +4,15 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::Result;
 use proxy_ebpf::abi::{
-    BackendConnections, BackendFlags, BackendRef, DropReason, ServiceName, ServiceStats, XdpOutcome,
+    BackendConnections, BackendFlags, BackendRef, DropReason, HealthChange, HealthFault, ServiceName,
+    ServiceStats, XdpOutcome,
 };
 
 use crate::{
     config::KernelSeries,
     datapath::{self, KernelMaps},
     model::{address::IpFamily, service::ServicePortKey},
-    observe::metrics::{BackendSeries, KernelCounters},
+    observe::metrics::{BackendSeries, HealthCounters, KernelCounters},
     reconcile::{LbMaps as _, parse_label},
 };
 
@@ -41,7 +42,38 @@ pub fn read_counters(bpffs: &Path, wanted: KernelSeries) -> Result<KernelCounter
         services,
         connections,
         backends,
+        health: health(&maps)?,
         fill: datapath::flow_fill(bpffs)?,
+    })
+}
+
+/// Suspected backends, and changes of backends' health. The backends are walked only while one of them may be suspected.
+fn health(maps: &KernelMaps) -> Result<HealthCounters> {
+    let mut suspected = HealthFault::ALL.map(|fault| (fault.name(), 0));
+    if maps.is_any_suspected()? {
+        let extent = maps.extent()?.backends;
+        for family in IpFamily::BOTH {
+            for index in 0..*extent.get(family) {
+                let entry = maps.backend(family, index)?;
+                let reference = BackendRef { index, generation: entry.generation };
+                if entry.flags.contains(BackendFlags::ALIVE)
+                    && let Some(suspicion) = maps.backend_health(family, reference)?
+                    && let Some((_, count)) =
+                        suspected.iter_mut().find(|(name, _)| *name == suspicion.fault.name())
+                {
+                    *count += 1;
+                }
+            }
+        }
+    }
+    let suspicions = HealthFault::ALL
+        .into_iter()
+        .map(|fault| Ok((fault.name(), maps.health_changes(HealthChange::suspected(fault))?)));
+    Ok(HealthCounters {
+        suspected: suspected.into(),
+        suspicions: suspicions.collect::<Result<_>>()?,
+        restored: maps.health_changes(HealthChange::RESTORED)?,
+        resteered: maps.health_changes(HealthChange::RESTEERED)?,
     })
 }
 

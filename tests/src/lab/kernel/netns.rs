@@ -284,6 +284,11 @@ impl Netlink<'_> {
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot set {name} up"))
     }
 
+    pub async fn down(&self, name: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).down().build();
+        self.handle.link().set(message).execute().await.with_context(|| format!("cannot set {name} down"))
+    }
+
     /// Adds an address that is usable at once: no duplicate address detection.
     pub async fn address(&self, name: &str, address: IpNetwork) -> Result<()> {
         let mut request = self.handle.address().add(self.index(name)?, address.ip(), address.prefix());
