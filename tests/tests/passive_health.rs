@@ -69,7 +69,7 @@ impl Seen {
 
 #[tokio::test]
 async fn a_dead_node_costs_each_client_a_second_at_most() {
-    let cluster = Cluster::start("health-node").nodes(3).await;
+    let cluster = Cluster::start("health-node").nodes(3).flag("--passive-health=on").await;
     for pods in [TWO, THREE, TEN] {
         for (node, pods) in pods.into_iter().enumerate() {
             for pod in pods {

@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "on", value_name = "SWITCH")]
     reset_stale_connections: Switch,
     /// The use of what this node's TCP connections find out about backends
-    #[arg(long, value_enum, default_value = "on", value_name = "HOW")]
+    #[arg(long, value_enum, default_value = "observe", value_name = "HOW")]
     passive_health: PassiveHealth,
     #[command(flatten)]
     devices: DeviceArgs,
